@@ -1,0 +1,78 @@
+"""What several commands share: the settings option, and reading pipelines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from lazyci.config import Settings, find_settings, load_settings
+from lazyci.document import decode
+from lazyci.files import read_bytes
+from lazyci.pipeline import Result, rewrite
+
+__all__ = ["config_option", "read_text", "rewrite_all", "settings_from"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def config_option(function: Function) -> Function:
+    """The option that names the settings file."""
+    return click.option(
+        "--config",
+        "config_path",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Settings to use; by default lazyci.yaml here or above, or none.",
+    )(function)
+
+
+def settings_from(path: Path | None) -> Settings:
+    """The settings that a command works with; a folder of templates counts from their file."""
+    found = path or find_settings(Path.cwd())
+    if found is None:
+        return Settings()
+    settings = load_settings(found)
+    if settings.templates is None:
+        return settings
+    import msgspec
+
+    return msgspec.structs.replace(settings, templates=str(found.parent / settings.templates))
+
+
+def read_text(path: str) -> str:
+    """A pipeline's text."""
+    return decode(read_bytes(path), path)
+
+
+def rewrite_all(
+    texts: Sequence[tuple[str, str]], settings: Settings, absent: Iterable[str] = ()
+) -> list[Result]:
+    """Rewrite several files; a build in one makes its image known in all.
+
+    Args:
+        texts: Path and text of each.
+        settings: The settings.
+        absent: Plugins that the checkout lacks.
+    """
+    results = [rewrite(text, settings, path=path, absent=absent) for path, text in texts]
+    published = {name for result in results for name in result.plan.published}
+    if len(texts) < 2 or not published:
+        return results
+    again = [
+        rewrite(text, settings, path=path, published=published, absent=absent)
+        for path, text in texts
+    ]
+    for result in again:
+        # A build named in the settings is missing only when no file has it.
+        others = [r.plan.notes for r in again if r is not result]
+        notes = [
+            n
+            for n in result.plan.notes
+            if not n.startswith("lazyci.yaml names") or all(n in o for o in others)
+        ]
+        result.plan.notes[:] = notes
+    return [dataclasses.replace(result) for result in again]

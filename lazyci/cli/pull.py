@@ -1,0 +1,38 @@
+"""`lazyci pull`: the pull that a pipeline's steps call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import click
+
+__all__ = ["pull"]
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--wait",
+    default="auto",
+    metavar="SECONDS",
+    help="Seconds to wait for a variant that is being made.",
+)
+@click.argument("arguments", nargs=-1, required=True, metavar="[DOCKER OPTIONS] REF")
+def pull(wait: str, arguments: tuple[str, ...]) -> None:
+    """Pull an image.
+
+    This version has no lazy pull: the regular pull serves every image. Options other than --wait,
+    standard output and the exit code are those of `docker pull`.
+
+    \b
+    Example:
+      lazyci pull registry.example/app:1.0
+    """
+    del wait
+    docker = shutil.which("docker")
+    if docker is None:
+        click.echo("lazyci: docker is not on the PATH, so nothing can be pulled", err=True)
+        raise SystemExit(127)
+    click.echo("lazyci: regular pull", err=True)
+    # The process becomes docker: its signals, output and exit code need no copying.
+    os.execv(docker, ["docker", "pull", *arguments])  # noqa: S606

@@ -1,0 +1,233 @@
+"""Buildkite pipelines: what becomes of their sites, and the edits."""
+
+from __future__ import annotations
+
+from lazyci.config import Settings
+from lazyci.document import Document, Node, to_data
+from lazyci.pipeline import buildkite_plugins as plugins
+from lazyci.pipeline.buildkite_sites import Pipeline, Step
+from lazyci.pipeline.convert import Conversions, command_for
+from lazyci.pipeline.model import Conversion, Plan, Selection, Site
+from lazyci.pipeline.render import render
+from lazyci.pipeline.scripts import NAMED, Find
+from lazyci.pipeline.splice import Edit, append_item, insert_before
+from lazyci.reference import Reference
+
+__all__ = ["plan_buildkite"]
+
+
+def plan_buildkite(document: Document, settings: Settings, plan: Plan, published: set[str]) -> None:
+    """Fill a plan for a Buildkite pipeline.
+
+    Args:
+        document: The pipeline.
+        settings: The user's settings.
+        plan: The plan to fill.
+        published: Repositories that builds in other files push to.
+    """
+    _Planner(document, settings, plan, published).fill()
+
+
+class _Planner:
+    def __init__(
+        self, document: Document, settings: Settings, plan: Plan, published: set[str]
+    ) -> None:
+        self.document = document
+        self.settings = settings
+        self.plan = plan
+        self.pipeline = Pipeline(document, settings)
+        self.selection = Selection(settings, published)
+        self.conversions = Conversions(self.selection, self.pipeline.by_key)
+        # Keys for steps that had none.
+        self.new_keys: dict[int, str] = {}
+
+    def fill(self) -> None:
+        finds = self.pipeline.find()
+        # Which repositories the builds push to must be known before the first pull is judged.
+        for find in finds:
+            if find.role == "build" and find.reference is not None:
+                known = self.selection.local if find.problem else self.plan.published
+                known.add(find.reference.text if find.problem else find.reference.repository)
+        self.selection.published |= self.plan.published
+        shared = plugins.shared_pull_settings(finds, self.selection)
+        for find in sorted(finds, key=lambda find: find.offset):
+            if find.role == "build":
+                self.build(find)
+        for find in finds:
+            if find.role == "pull":
+                self.pull(find, shared)
+        self.append_steps()
+        self.plan.notes += self.pipeline.notes
+        self.plan.sites.sort(key=lambda site: (site.line, site.column))
+
+    # Deciding
+
+    def site(self, find: Find[Step], change: str, reason: str) -> None:
+        line, column = self.document.position(find.offset)
+        image = find.reference.text if find.reference else find.shown
+        self.plan.sites.append(
+            Site(find.role, line, column, find.owner.where, find.means, image, change, reason)
+        )
+
+    def build(self, find: Find[Step]) -> None:
+        step, reference = find.owner, find.reference
+        problem = find.problem or (
+            self.selection.refuse(reference, built=True) if reference else ""
+        )
+        if not problem and step.node.get("skip") is not None and to_data(step.node.get("skip")):  # type: ignore[arg-type]
+            problem = "its step is skipped"
+        key = step.key
+        if not problem and not key:
+            if self.document.is_shared(step.node):
+                problem = "its step has no `key`, and is an anchor that others use; give it one"
+            else:
+                key = self.new_key(step, reference)  # type: ignore[arg-type]
+                problem = "" if key else "its step has no `key`, and no room for one; give it one"
+        if problem or reference is None:
+            self.site(find, "", problem)
+            return
+        # A build that names one image under several platforms converts them all at once.
+        conversion = self.conversions.add(
+            reference, find.spelled or reference.text, key, self.platforms(find), step.condition
+        )
+        self.context(conversion, step)
+        self.site(find, f"convert step {conversion.name} after it", "it publishes this image")
+
+    def platforms(self, find: Find[Step]) -> tuple[str, ...]:
+        return find.platforms if find.means == NAMED else ()
+
+    def new_key(self, step: Step, reference: Reference) -> str:
+        # The same step may hold several builds; it gets one key.
+        if id(step) in self.new_keys:
+            return self.new_keys[id(step)]
+        name = self.conversions.unique(f"lazyci-build-{reference.slug}")
+        edit = insert_before(self.document, step.node, 1, f"key: {name}")
+        if edit is None:
+            return ""
+        self.plan.edits.append(edit)
+        self.new_keys[id(step)] = name
+        return name
+
+    def context(self, conversion: Conversion, step: Step) -> None:
+        if conversion.context:
+            return
+        queue = self.settings.convert.queue
+        agents = step.node.get("agents")
+        branches = step.node.get("branches")
+        matrix = step.node.get("matrix")
+        login = self.settings.convert.credentials or plugins.credentials(step.plugins)
+        conversion.context = {
+            "agents": {"queue": queue} if queue else to_data(agents) if agents else None,
+            "branches": _words(to_data(branches)) if branches else "",
+            "matrix": to_data(matrix) if matrix and Conversions.uses_matrix(conversion) else None,
+            "plugins": login,
+        }
+
+    def pull(self, find: Find[Step], shared: dict[int, str]) -> None:
+        reference = find.reference
+        problem = find.problem
+        if reference is not None and (not problem or find.edits is None):
+            problem = self.selection.refuse(reference) or problem
+        if problem or reference is None:
+            self.site(find, "", problem)
+            return
+        if find.means in plugins.POD_MEANS:
+            self.pod(find, reference)
+            return
+        if self.settings.pulls == "agent":
+            self.site(find, "", "served by the agent's hooks (`pulls: agent`)")
+            return
+        problem = shared.get(id(find), "")
+        if "plugin" in find.means and self.settings.pull.plugin in self.plan.absent:
+            problem = (
+                f"{self.settings.pull.plugin} is not in this checkout; `lazyci init` writes it"
+            )
+        edits = find.edits() if find.edits and not problem else None
+        if edits is None:
+            self.site(find, "", problem or "its place in the text leaves no room for an edit")
+            return
+        self.plan.edits += edits
+        if "plugin" in find.means:
+            self.plan.needs.add(self.settings.pull.plugin)
+        self.site(find, find.change, "its image has a lazy variant")
+
+    def pod(self, find: Find[Step], reference: Reference) -> None:
+        """The kubelet pulls before any step runs: only the reference itself can be lazy."""
+        if not self.selection.in_place(reference):
+            self.site(
+                find, "", "nothing runs before a pod's pull; `publish: in-place` can make it lazy"
+            )
+            return
+        serving = self.conversions.serving(reference)
+        if not serving:
+            self.site(find, "", "published in place elsewhere; nothing to change here")
+            return
+        edit = self.wait_for(find.owner, [conversion.name for conversion in serving])
+        if edit is None:
+            self.site(
+                find,
+                "",
+                "it must wait for the in-place conversion: give its step a `depends_on` of its own",
+            )
+            return
+        self.plan.edits.append(edit)
+        self.site(find, f"waits for {serving[0].name}", "the image is converted in place")
+
+    def wait_for(self, step: Step, names: list[str]) -> Edit | None:
+        """Add conversions to a step's `depends_on`; undo knows them by their names.
+
+        A lone scalar becomes a list with lazyci's entries first; in a list they come last. So undo
+        can tell which it was.
+        """
+        entry = step.node.own("depends_on")
+        # Without a list of its own the step waits by its place, which an explicit one would undo.
+        if entry is None or self.document.is_shared(step.node) or self.document.is_shared(entry[1]):
+            return None
+        value = entry[1]
+        items = [f"{{step: {name}, allow_failure: true}}" for name in names]
+        if value.kind == "scalar" and value.value and value.style not in ("|", ">"):
+            raw = self.document.text[value.start : value.end]
+            if self.document.text[:1] in "{[":
+                items = [f'{{"step": "{name}", "allow_failure": true}}' for name in names]
+            return Edit(value.start, value.end, f"[{', '.join([*items, raw])}]")
+        if value.kind == "sequence" and value.items:
+            block = "\n".join(f"- {item}" for item in items)
+            return append_item(self.document, value, block) if len(items) == 1 else None
+        return None
+
+    # Adding
+
+    def append_steps(self) -> None:
+        root = self.document.root.real
+        steps = root if root.kind == "sequence" else root.get("steps")
+        if steps is None:
+            return
+        templates = self.settings.templates
+        for conversion in self.conversions.all:
+            block = render(
+                "buildkite/convert-step.yml.j2",
+                templates,
+                name=conversion.name,
+                what=conversion.name.removeprefix("lazyci-convert-"),
+                images=conversion.images,
+                builds=conversion.builds[0] if len(conversion.builds) == 1 else conversion.builds,
+                condition=conversion.condition,
+                command=command_for(conversion, self.settings, conversion.images),
+                timeout_minutes=self.settings.convert.timeout_minutes,
+                **conversion.context,
+            )
+            self.append(steps, block)
+        self.plan.conversions = self.conversions.all
+        if self.settings.report and self.plan.edits:
+            queue = self.settings.convert.queue
+            agents = {"queue": queue} if queue else None
+            self.append(steps, render("buildkite/report-step.yml.j2", templates, agents=agents))
+
+    def append(self, steps: Node, block: str) -> None:
+        edit = append_item(self.document, steps, block)
+        if edit is not None:
+            self.plan.edits.append(edit)
+
+
+def _words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,287 @@
+"""Buildkite plugins that pull, build or log in.
+
+What each plugin does is read from its own source: docker 5.13.0, docker-compose 5.14.0 and 4.16.0,
+ecr 2.12.0, docker-login 3.0.0, agent-stack-k8s 0.47.0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lazyci.config import Settings
+from lazyci.document import Document, Node, to_data
+from lazyci.pipeline.model import Selection
+from lazyci.pipeline.render import render
+from lazyci.pipeline.scripts import Find
+from lazyci.pipeline.splice import Edit, append_item, insert_before
+from lazyci.reference import split
+
+if TYPE_CHECKING:
+    from lazyci.pipeline.buildkite_sites import Step
+
+__all__ = [
+    "POD_MEANS",
+    "Plugin",
+    "credentials",
+    "find_plugins",
+    "plugins_of",
+    "resolve_compose",
+    "shared_pull_settings",
+]
+
+POD_MEANS = ("kubernetes plugin", "image of the step")
+_COMPOSE_RUN = "docker-compose plugin (run)"
+_LOGIN = re.compile(
+    r"(?:docker-login|ecr|aws-assume-role.*|gcp-workload-identity-federation|azure-login|"
+    r"docker-login-gcr|gcr|azure-acr-login|vault-docker-login|oblt-google-auth)\Z"
+)
+# What the docker plugin itself takes for true.
+_TRUE = ("true", "on", "1")
+
+
+@dataclass(slots=True, eq=False)
+class Plugin:
+    """One plugin of a step.
+
+    Attributes:
+        name: Its name without owner, version and `-buildkite-plugin`.
+        version: What follows `#`, or an empty text.
+        config: Its settings, or None.
+        holder: The list (or mapping) of plugins.
+        index: Its place in there.
+        data: The plugin as plain data, as one item of a list.
+        local: Whether it is a path in the repository.
+    """
+
+    name: str
+    version: str
+    config: Node | None
+    holder: Node
+    index: int
+    spelled: str
+    local: bool
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return {self.spelled: to_data(self.config) if self.config is not None else None}
+
+
+def plugins_of(step: Node) -> list[Plugin]:
+    """The plugins of a step: a list of names and mappings, or one mapping."""
+    holder = step.get("plugins")
+    if holder is None:
+        return []
+    found = []
+    if holder.kind == "mapping":
+        for index, (key, value) in enumerate(holder.entries):
+            found.append(_plugin(key.value, value.real, holder, index))
+    for index, item in enumerate(holder.items):
+        node = item.real
+        if node.kind == "scalar":
+            found.append(_plugin(node.value, None, holder, index))
+        for name, (_, value) in node.effective().items():
+            found.append(_plugin(name, value.real, holder, index))
+    return found
+
+
+def _plugin(spelled: str, config: Node | None, holder: Node, index: int) -> Plugin:
+    path, _, version = spelled.partition("#")
+    name = (
+        path.rstrip("/").rpartition("/")[2].removesuffix(".git").removesuffix("-buildkite-plugin")
+    )
+    mapping = config if config is not None and config.kind == "mapping" else None
+    return Plugin(name, version, mapping, holder, index, spelled, path.startswith((".", "/")))
+
+
+def credentials(plugins: list[Plugin]) -> list[dict[str, Any]]:
+    """The plugins that log in, as they stand in the build's step."""
+    return [plugin.data for plugin in plugins if _LOGIN.match(plugin.name) and not plugin.local]
+
+
+def find_plugins(
+    document: Document, settings: Settings, step: Step, plugins: list[Plugin]
+) -> Iterator[Find[Step]]:
+    """Sites in a step's plugins and in its `image`."""
+    image = step.node.get("image")
+    if image is not None and image.kind == "scalar" and image.value:
+        yield Find("pull", image.start, step, "image of the step", split(image.value))
+    for plugin in plugins:
+        if plugin.config is None or plugin.local:
+            continue
+        if plugin.name == "docker":
+            yield from _docker(document, settings, step, plugin, plugin.config)
+        elif plugin.name == "docker-compose":
+            yield from _compose(document, settings, step, plugin, plugin.config)
+        elif plugin.name == "kubernetes":
+            for node in _pod_images(plugin.config):
+                yield Find("pull", node.start, step, "kubernetes plugin", split(node.value))
+
+
+def _pod_images(config: Node) -> Iterator[Node]:
+    holders = [config.get("sidecars")]
+    for key in ("podSpec", "podSpecPatch"):
+        spec = config.get(key)
+        if spec is not None:
+            holders += [spec.get("containers"), spec.get("initContainers")]
+    for holder in holders:
+        for container in holder.children() if holder is not None else ():
+            image = container.get("image")
+            if image is not None and image.kind == "scalar" and image.value:
+                yield image
+
+
+def _docker(
+    document: Document, settings: Settings, step: Step, plugin: Plugin, config: Node
+) -> Iterator[Find[Step]]:
+    image = config.get("image")
+    if image is None or image.kind != "scalar" or not image.value:
+        return
+    find = Find("pull", image.start, step, "docker plugin", split(image.value))
+    if config.get("load") is not None:
+        find.problem = "the image comes from a file (`load`)"
+    policy = config.effective().get("always-pull")
+    always = policy is not None and policy[1].real.value.lower() in _TRUE
+    find.change = "lazyci plugin before it pulls"
+    if always:
+        find.change += "; always-pull becomes false"
+
+    def edits() -> list[Edit] | None:
+        raw = document.text[policy[1].start : policy[1].end] if policy and always else ""
+        item = _item(document, settings, image, config.text("platform"), raw)
+        insertion = insert_before(document, plugin.holder, plugin.index, item)
+        if insertion is None:
+            return None
+        if not raw or policy is None:
+            return [insertion]
+        return [insertion, Edit(policy[1].start, policy[1].end, "false")]
+
+    find.edits = edits
+    yield find
+
+
+def _item(
+    document: Document, settings: Settings, image: Node, platform: str, always_pull: str
+) -> str:
+    raw = document.text[image.start : image.end]
+    wait = settings.pull.wait
+    return render(
+        "buildkite/pull-plugin.yml.j2",
+        settings.templates,
+        plugin=settings.pull.plugin,
+        image=raw if "\n" not in raw and image.style not in ("|", ">") else _quoted(image.value),
+        platform=platform,
+        always_pull=always_pull,
+        wait="" if wait == "auto" else str(wait),
+    )
+
+
+def _quoted(value: str) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _compose(
+    document: Document, settings: Settings, step: Step, plugin: Plugin, config: Node
+) -> Iterator[Find[Step]]:
+    for service, image, node in _pushed(config):
+        find = Find(
+            "build",
+            node.start,
+            step,
+            f"docker-compose plugin ({service})",
+            split(image) if image else None,
+        )
+        if not image:
+            find.problem = "its image is named in the compose file"
+        yield find
+    run = config.get("run")
+    if run is not None and run.kind == "scalar":
+        find = Find("pull", run.start, step, _COMPOSE_RUN, None, shown=run.value)
+        find.edits = lambda: _compose_edits(document, settings, plugin, config, find)
+        yield find
+
+
+def _pushed(config: Node) -> Iterator[tuple[str, str, Node]]:
+    """Service and reference of what the plugin pushes."""
+    for node in config.get("push").strings() if config.get("push") else ():  # type: ignore[union-attr]
+        service, _, target = node.value.partition(":")
+        yield service, target, node
+    repository, build = config.text("image-repository"), config.get("build")
+    if repository and build is not None:
+        names = [node.value for node in (config.get("image-name") or build).strings()]
+        for index, node in enumerate(build.strings()):
+            tag = (
+                names[index]
+                if config.get("image-name") and index < len(names)
+                else (f"$BUILDKITE_PIPELINE_SLUG-{node.value}-build-$BUILDKITE_BUILD_NUMBER")
+            )
+            yield node.value, f"{repository}:{tag}", node
+
+
+def resolve_compose(finds: list[Find[Step]]) -> None:
+    """Give each `run` the image that a build of the same service pushes."""
+    pushed = {}
+    for find in finds:
+        if find.role == "build" and find.means.startswith("docker-compose plugin ("):
+            pushed[find.means.partition("(")[2][:-1]] = find.reference
+    for find in finds:
+        if find.means == _COMPOSE_RUN:
+            find.reference = pushed.get(find.shown)
+            find.change = "lazyci plugin before it pulls; skip-pull becomes true"
+            if find.reference is None:
+                find.problem = "its image is named in the compose file, not here"
+
+
+def _compose_edits(
+    document: Document, settings: Settings, plugin: Plugin, config: Node, find: Find[Step]
+) -> list[Edit] | None:
+    major = re.match(r"v?(\d+)", plugin.version)
+    if document.is_shared(config) or (major and int(major[1]) < 4) or find.reference is None:
+        find.problem = "its settings are shared by an anchor, or its version knows no skip-pull"
+        return None
+    skips = config.get("skip-pull")
+    block = render(
+        "buildkite/pull-plugin.yml.j2",
+        settings.templates,
+        plugin=settings.pull.plugin,
+        image=_quoted(find.reference.text),
+        platform="",
+        # The compose plugin would have pulled for itself.
+        always_pull="" if skips is not None else "true",
+        wait="" if settings.pull.wait == "auto" else str(settings.pull.wait),
+    )
+    insertion = insert_before(document, plugin.holder, plugin.index, block)
+    if insertion is None:
+        return None
+    if skips is not None:
+        return [insertion]
+    skip = append_item(document, config, "skip-pull: true")
+    return [insertion, skip] if skip is not None else None
+
+
+def shared_pull_settings(finds: list[Find[Step]], selection: Selection) -> dict[int, str]:
+    """Docker sites whose `always-pull` serves other images, too, and so cannot become false."""
+    users: dict[int, list[tuple[Find[Step], bool]]] = {}
+    for find in finds:
+        if find.means != "docker plugin" or find.reference is None:
+            continue
+        for plugin in find.owner.plugins:
+            config = plugin.config
+            if plugin.name != "docker" or config is None or config.get("image") is None:
+                continue
+            entry = config.effective().get("always-pull")
+            if entry is not None and config.get("image").start == find.offset:  # type: ignore[union-attr]
+                lazy = not find.problem and not selection.refuse(find.reference)
+                users.setdefault(id(entry[1]), []).append((find, lazy))
+    reason = "its always-pull comes from an anchor that serves other images, too"
+    return {
+        id(find): reason
+        for group in users.values()
+        if not all(lazy for _, lazy in group)
+        for find, lazy in group
+        if lazy
+    }

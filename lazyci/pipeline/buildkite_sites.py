@@ -1,0 +1,193 @@
+"""Buildkite pipelines: their steps, and the sites in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lazyci.config import Settings
+from lazyci.document import Document, Node
+from lazyci.pipeline import buildkite_plugins as plugins
+from lazyci.pipeline.embedded import EmbeddedScript
+from lazyci.pipeline.scripts import NAMED, Find, find_in_script
+from lazyci.pipeline.shell import Part, Unknown, Variable
+from lazyci.reference import split
+
+__all__ = ["Pipeline", "Step", "steps_of"]
+
+_COMMAND_KEYS = ("command", "commands", "script")
+_KEY = ("key", "id", "identifier")
+_UPLOAD_DEFAULT = re.compile(r"\$\{\w+:?-[^{}$\"`\\]*\}\Z")
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """A command step.
+
+    Attributes:
+        node: Its mapping.
+        where: Its name for people.
+        group: The group it stands in, or None.
+        plugins: Its plugins.
+        containing: The item that holds it in its list; an alias when the step is one.
+    """
+
+    node: Node
+    where: str
+    group: Node | None
+    containing: Node
+    plugins: list[plugins.Plugin] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        return self.node.text(*_KEY)
+
+    @property
+    def condition(self) -> str:
+        """Its `if`, joined with that of its group."""
+        own = self.node.text("if").strip()
+        outer = self.group.text("if").strip() if self.group else ""
+        return f"({outer}) && ({own})" if own and outer else own or outer
+
+
+def steps_of(document: Document) -> Iterator[Step]:
+    """The command steps that the pipeline runs, those in groups included, each once."""
+    root = document.root.real
+    steps = root if root.kind == "sequence" else root.get("steps")
+    seen: set[int] = set()
+    stack: list[tuple[Node | None, Node | None]] = [(steps, None)]
+    count = 0
+    while stack:
+        sequence, group = stack.pop()
+        if sequence is None or id(sequence) in seen:
+            continue
+        seen.add(id(sequence))
+        for item in sequence.items:
+            node = item.real
+            count += 1
+            if node.kind != "mapping" or id(node) in seen:
+                continue
+            if node.get("steps") is not None:
+                stack.append((node.get("steps"), node))
+                continue
+            seen.add(id(node))
+            where = node.text(*_KEY, "label", "name") or f"step {count}"
+            yield Step(node, where, group, item, plugins.plugins_of(node))
+
+
+class Pipeline:
+    """A Buildkite pipeline.
+
+    Args:
+        document: Its text.
+        settings: The user's settings.
+
+    Attributes:
+        steps: Its command steps, in the order of the text.
+        by_key: Those that have a key.
+        notes: What the user should know.
+    """
+
+    def __init__(self, document: Document, settings: Settings) -> None:
+        self.document = document
+        self.settings = settings
+        self.steps = sorted(steps_of(document), key=lambda step: step.node.start)
+        self.by_key = {step.key: step for step in self.steps if step.key}
+        self.notes: list[str] = []
+
+    def find(self) -> list[Find[Step]]:
+        """All sites, step by step."""
+        finds: list[Find[Step]] = []
+        for step in self.steps:
+            finds += plugins.find_plugins(self.document, self.settings, step, step.plugins)
+            finds += self._shell(step)
+        finds += self._hidden_builds()
+        plugins.resolve_compose(finds)
+        return finds
+
+    def _shell(self, step: Step) -> list[Find[Step]]:
+        nodes = []
+        for key in _COMMAND_KEYS:
+            node = step.node.get(key)
+            if node is not None and node.kind == "mapping":
+                node = node.first(*_COMMAND_KEYS)
+            if node is not None:
+                nodes += node.strings()
+        if not nodes:
+            return []
+        embedded = EmbeddedScript(self.document, nodes, buildkite=True)
+        finds = find_in_script(
+            embedded,
+            step,
+            lambda parts, script: self._resolve(parts, script, step),
+            self.settings.pull.wait,
+        )
+        inside = next((p.name for p in step.plugins if p.name in ("docker", "docker-compose")), "")
+        for find in finds:
+            if inside and find.role == "pull" and not find.problem:
+                find.problem = f"it runs inside the container of the {inside} plugin"
+        return finds
+
+    def _resolve(
+        self, parts: tuple[Part, ...], script: EmbeddedScript, step: Step, depth: int = 0
+    ) -> str | None:
+        """A word as a reference that means the same in another step of this pipeline."""
+        known = script.script.variables
+        text = ""
+        for part in parts:
+            if isinstance(part, str):
+                text += part
+            elif isinstance(part, Unknown):
+                name = re.match(r"\$\{(\w+)", part.raw)
+                if not name or name[1] in known or not _UPLOAD_DEFAULT.match(part.raw):
+                    return None
+                text += part.raw
+            else:
+                value = self._variable(part, script, step, depth)
+                if value is None:
+                    return None
+                text += value
+        return text
+
+    def _variable(
+        self, part: Variable, script: EmbeddedScript, step: Step, depth: int
+    ) -> str | None:
+        known = script.script.variables
+        if part.name in known:
+            value = known[part.name]
+            if value is None or depth > 20:
+                return None
+            return self._resolve(value, script, step, depth + 1)
+        for holder in (step.node, self.document.root.real):
+            env = holder.get("env")
+            node = env.get(part.name) if env is not None else None
+            if node is not None:
+                return node.value if node.kind == "scalar" else None
+        # Agents set BUILDKITE_* in each job; any other `$X` is replaced when it is uploaded.
+        at_run = part.raw.startswith(("$$", "\\$"))
+        return part.raw if part.name.startswith("BUILDKITE_") or not at_run else None
+
+    def _hidden_builds(self) -> list[Find[Step]]:
+        finds: list[Find[Step]] = []
+        for build in self.settings.builds:
+            step = self.by_key.get(build.step)
+            if step is None:
+                self.notes.append(
+                    f"lazyci.yaml names a build in step `{build.step}`, which is not here"
+                )
+                continue
+            images = [build.image] if isinstance(build.image, str) else build.image
+            for image in images:
+                finds.append(
+                    Find(
+                        "build",
+                        step.node.start,
+                        step,
+                        NAMED,
+                        split(image),
+                        platforms=tuple(build.platforms),
+                        spelled=image,
+                    )
+                )
+        return finds

@@ -1,0 +1,274 @@
+"""GitHub workflows and composite actions: what becomes of their sites, and the edits."""
+
+from __future__ import annotations
+
+import re
+
+from lazyci.config import Settings
+from lazyci.document import Document, Node
+from lazyci.pipeline import expressions as ex
+from lazyci.pipeline.convert import Conversions, command_for
+from lazyci.pipeline.github_builds import uses
+from lazyci.pipeline.github_jobs import Handover
+from lazyci.pipeline.github_sites import CONTAINER_MEANS, Job, Place, Workflow
+from lazyci.pipeline.model import Plan, Selection, Site
+from lazyci.pipeline.render import render
+from lazyci.pipeline.scripts import NAMED, Find
+from lazyci.pipeline.splice import Edit, append_item, insert_before
+from lazyci.reference import Reference, split
+
+__all__ = ["plan_github"]
+
+_HOSTED = re.compile(r"(?:ubuntu|windows|macos)-\S+\Z")
+_SWITCH = "${{ vars.LAZYCI || 'off' }}"
+
+
+def plan_github(document: Document, settings: Settings, plan: Plan, published: set[str]) -> None:
+    """Fill a plan for a workflow or an action; arguments as for `plan_buildkite`."""
+    _Planner(document, settings, plan, published).fill()
+
+
+class _Planner:
+    def __init__(
+        self, document: Document, settings: Settings, plan: Plan, published: set[str]
+    ) -> None:
+        self.document = document
+        self.settings = settings
+        self.plan = plan
+        self.workflow = Workflow(document, settings, plan.system)
+        self.selection = Selection(settings, published)
+        self.conversions = Conversions(self.selection, self.workflow.by_name)
+        self.handover = Handover(self.workflow, settings)
+        # Jobs that publish images, and where in a job the first lazy pull stands.
+        self.building: set[str] = set()
+        self.pulling: dict[str, int] = {}
+
+    def fill(self) -> None:
+        finds = self.workflow.find()
+        self.learn(finds)
+        for find in finds:
+            if find.role == "build":
+                self.build(find)
+        for find in finds:
+            if find.role == "pull":
+                self.pull(find)
+        self.append_all()
+        self.plan.notes += dict.fromkeys(self.workflow.notes)
+        self.plan.sites.sort(key=lambda site: (site.line, site.column))
+
+    def learn(self, finds: list[Find[Place]]) -> None:
+        """Which repositories the builds push to must be known before the first pull is judged."""
+        for find in finds:
+            if find.role != "build" or find.reference is None:
+                continue
+            if find.problem:
+                self.selection.local.add(find.reference.text)
+            else:
+                self.building.add(find.owner.job.name)
+                self.plan.published.update(self.workflow.repositories(find))
+        self.selection.published |= self.plan.published
+
+    # Deciding
+
+    def site(self, find: Find[Place], change: str, reason: str) -> None:
+        line, column = self.document.position(find.offset)
+        image = find.reference.text if find.reference else find.shown
+        self.plan.sites.append(
+            Site(find.role, line, column, find.owner.where, find.means, image, change, reason)
+        )
+
+    def build(self, find: Find[Place]) -> None:
+        place, reference = find.owner, find.reference
+        job = place.job
+        problem = find.problem
+        if reference is not None and not problem:
+            refusals = [
+                self.selection.refuse(
+                    split(name) if name != reference.repository else reference, built=True
+                )
+                for name in self.workflow.repositories(find)
+            ]
+            problem = refusals[0] if all(refusals) else ""
+        if not problem and not job.name:
+            problem = "a composite action holds no jobs; name its build where it is used (`builds`)"
+        image = condition = ""
+        if not problem and reference is not None:
+            image, problem = self.handover.portable(place, find.spelled, "images")
+        if not problem:
+            condition, problem = self.handover.condition(place)
+        if problem or reference is None:
+            self.handover.drop(place)
+            self.site(find, "", problem or "its reference is only known at run time")
+            return
+        self.handover.keep(place)
+        platforms = find.platforms if find.means == NAMED else ()
+        conversion = self.conversions.add(
+            reference,
+            image,
+            job.name,
+            platforms,
+            condition,
+            job.name if reference.slug == "image" else "",
+        )
+        for name in ex.jobs_read(f"{image} ${{{{ {condition} }}}}"):
+            if name not in conversion.builds:
+                conversion.builds.append(name)
+        self.handover.fill(conversion, place)
+        self.site(find, f"job {conversion.name} after it", "it publishes this image")
+
+    def pull(self, find: Find[Place]) -> None:
+        reference, problem = find.reference, find.problem
+        if reference is not None and (not problem or find.edits is None):
+            problem = self.refuse(reference) or problem
+        if problem or reference is None:
+            self.site(find, "", problem)
+            return
+        if find.means in CONTAINER_MEANS:
+            self.in_container(find, reference)
+            return
+        job = find.owner.job
+        if job.node.get("container") is not None:
+            self.site(find, "", "it runs inside the job's container, where lazyci is not")
+            return
+        if self.settings.pulls == "agent":
+            self.site(find, "", "served by the agent's hooks (`pulls: agent`)")
+            return
+        edits = find.edits() if find.edits else None
+        if edits is None:
+            self.site(find, "", "its place in the text leaves no room for an edit")
+            return
+        self.plan.edits += edits
+        self.prepare(find.owner)
+        self.site(find, find.change, "its image has a lazy variant")
+
+    def refuse(self, reference: Reference) -> str:
+        problem = self.selection.refuse(reference)
+        # An output of a job that builds images names one of them.
+        named = any(job in self.building for job in ex.jobs_read(reference.repository))
+        return "" if named and not self.settings.images else problem
+
+    def prepare(self, place: Place) -> None:
+        """Put the action before the first step of a job that pulls."""
+        job, action = place.job, self.settings.pull.action
+        if not job.name or job.steps is None or self.document.is_shared(job.steps):
+            return
+        before = list(job.steps.children())[: place.index]
+        if action.startswith("./") and not any(
+            uses(s).startswith("actions/checkout@") for s in before
+        ):
+            note = f"job {job.name} checks nothing out, so lazyci must be on its runner's PATH"
+            self.workflow.notes.append(note)
+            return
+        known = self.pulling.get(job.name)
+        if known is None or place.index < known:
+            self.pulling[job.name] = place.index
+
+    def in_container(self, find: Find[Place], reference: Reference) -> None:
+        """The runner pulls before any step runs: only the reference itself can be lazy."""
+        runner = find.owner.job.node.text("runs-on")
+        if _HOSTED.match(runner):
+            self.site(find, "", f"{runner} is GitHub's own runner, whose Docker cannot load lazily")
+            return
+        if not self.selection.in_place(reference):
+            self.site(
+                find,
+                "",
+                "the runner pulls it before any step; `publish: in-place` can make it lazy",
+            )
+            return
+        serving = self.conversions.serving(reference)
+        if not serving:
+            self.site(find, "", "published in place elsewhere; nothing to change here")
+            return
+        if serving[0].condition:
+            self.site(
+                find, "", "its conversion has a condition; waiting for it could skip this job"
+            )
+            return
+        edit = self.wait_for(find.owner.job, serving[0].name)
+        if edit is None:
+            self.site(find, "", "it must wait for the in-place conversion: give its job `needs`")
+            return
+        self.plan.edits.append(edit)
+        self.site(find, f"waits for {serving[0].name}", "the image is converted in place")
+
+    def wait_for(self, job: Job, name: str) -> Edit | None:
+        """Add a conversion to a job's `needs`; first when it was a lone name, else last."""
+        entry = job.node.own("needs")
+        if entry is None or self.document.is_shared(job.node) or self.document.is_shared(entry[1]):
+            return None
+        value = entry[1]
+        if value.kind == "scalar" and value.value and not value.style:
+            return Edit(value.start, value.end, f"[{name}, {value.value}]")
+        if value.kind == "sequence" and value.items:
+            return append_item(self.document, value, f"- {name}")
+        return None
+
+    # Adding
+
+    def append_all(self) -> None:
+        templates = self.settings.templates
+        switch = _SWITCH if any(s.startswith("github:") for s in self.settings.switch) else ""
+        for name, index in self.pulling.items():
+            block = render(
+                "github/pull-step.yml.j2",
+                templates,
+                action=self.settings.pull.action,
+                switch=switch,
+            )
+            job = self.workflow.by_name[name]
+            edit = insert_before(self.document, job.steps, index, block) if job.steps else None
+            if edit is not None:
+                self.plan.edits.append(edit)
+                self.plan.needs.add(self.settings.pull.action)
+        for name, outputs in self.handover.outputs.items():
+            self.add_outputs(self.workflow.by_name[name], outputs)
+        jobs = self.workflow.root.get("jobs")
+        if jobs is None:
+            return
+        for conversion in self.conversions.all:
+            lines = "\n".join(conversion.images)
+            env = {"LAZYCI_IMAGES": lines if len(conversion.images) > 1 else conversion.images[0]}
+            block = render(
+                "github/convert-job.yml.j2",
+                templates,
+                name=conversion.name,
+                what=conversion.name.removeprefix("lazyci-convert-"),
+                images=conversion.images,
+                builds=conversion.builds[0] if len(conversion.builds) == 1 else conversion.builds,
+                condition=f"${{{{ {conversion.condition} }}}}" if conversion.condition else "",
+                env=env,
+                command=command_for(conversion, self.settings, ["$LAZYCI_IMAGES"]),
+                timeout_minutes=self.settings.convert.timeout_minutes,
+                **conversion.context,
+            )
+            self.append(jobs, block)
+        self.plan.conversions = self.conversions.all
+        if self.settings.report and self.plan.edits:
+            lazy = [*self.pulling, *(c.name for c in self.conversions.all)]
+            runs_on = self.settings.convert.runs_on or "ubuntu-latest"
+            if lazy:
+                self.append(
+                    jobs, render("github/report-job.yml.j2", templates, jobs=lazy, runs_on=runs_on)
+                )
+
+    def append(self, jobs: Node, block: str) -> None:
+        edit = append_item(self.document, jobs, block)
+        if edit is not None:
+            self.plan.edits.append(edit)
+
+    def add_outputs(self, job: Job, outputs: dict[str, str]) -> None:
+        existing = job.node.own("outputs")
+        for name, value in outputs.items():
+            block = (
+                f"{name}: {value}" if "\n" not in value else f"{name}: {' '.join(value.split())}"
+            )
+            if existing is not None and existing[1].kind == "mapping" and existing[1].entries:
+                edit = append_item(self.document, existing[1], block)
+            else:
+                lines = "\n".join(f"  {key}: {text}" for key, text in outputs.items())
+                edit = insert_before(self.document, job.node, 1, f"outputs:\n{lines}")
+            if edit is not None:
+                self.plan.edits.append(edit)
+            if existing is None:
+                return

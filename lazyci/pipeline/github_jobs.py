@@ -1,0 +1,163 @@
+"""What a job beside the build needs of it: its values, its condition, its logins, its runner."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lazyci.config import Settings
+from lazyci.document import Document, Node, to_data
+from lazyci.pipeline import expressions as ex
+from lazyci.pipeline.github_builds import is_login
+from lazyci.pipeline.github_sites import Place, Workflow, env_of
+from lazyci.pipeline.model import Conversion
+
+__all__ = ["Handover"]
+
+
+class Handover:
+    """Hands what only a build's job knows to its convert job.
+
+    Args:
+        workflow: The workflow.
+        settings: The user's settings.
+
+    Attributes:
+        outputs: Outputs that each build's job gets, by the job's id.
+    """
+
+    def __init__(self, workflow: Workflow, settings: Settings) -> None:
+        self.workflow = workflow
+        self.document: Document = workflow.document
+        self.root: Node = workflow.root
+        self.settings = settings
+        self.outputs: dict[str, dict[str, str]] = {}
+
+    def portable(self, place: Place, text: str, what: str) -> tuple[str, str]:
+        """The text as another job can say it, and why it cannot.
+
+        What only the build's job knows is handed on as an output of that job.
+        """
+        if not ex.bound_to_job(text):
+            return text, ""
+        if place.job.node.get("strategy") is not None:
+            return (
+                "",
+                "it depends on its job's steps, and a matrix has one set of outputs for all legs",
+            )
+        if self.document.is_shared(place.job.node):
+            return "", "its job is an anchor that others use"
+        known = self.outputs.get(place.job.name, {}) | place.outputs
+        name = next((key for key, value in known.items() if value == text), "")
+        if not name:
+            name = f"lazyci-{what}-{sum(key.startswith(f'lazyci-{what}') for key in known) + 1}"
+            place.outputs[name] = text
+        return f"${{{{ needs.{place.job.name}.outputs.{name} }}}}", ""
+
+    def condition(self, place: Place) -> tuple[str, str]:
+        """When the build pushes, as a job's `if`, and why that cannot be said."""
+        wanted = []
+        if place.build is not None and place.build.push.lower() != "true":
+            wanted.append(place.build.push)
+        own = place.step.text("if").strip() if place.step is not None else ""
+        if own:
+            wanted.append(f"${{{{ {ex.bare(own)} }}}}")
+        parts = []
+        for value in wanted:
+            scopes = (env_of(place.job.node), env_of(self.root))
+            value = ex.substitute_env(value, lambda name: ex.first_known(name, *scopes))  # noqa: B023
+            if "${{" not in value:
+                return "", "whether it pushes cannot be told"
+            handed, problem = self.portable(place, value, "when")
+            if problem:
+                return "", problem
+            truth = ex.truth(handed)
+            if truth is None:
+                return "", "whether it pushes cannot be told from its `if`"
+            parts.append(truth)
+        return " && ".join(parts), ""
+
+    def keep(self, place: Place) -> None:
+        """Add the outputs that a build asked for."""
+        self.outputs.setdefault(place.job.name, {}).update(place.outputs)
+
+    def drop(self, place: Place) -> None:
+        """Forget the outputs that a build asked for and will not use."""
+        kept = self.outputs.get(place.job.name, {})
+        place.outputs = {key: value for key, value in place.outputs.items() if key in kept}
+
+    def fill(self, conversion: Conversion, place: Place) -> None:
+        """Give a conversion what its template needs besides its images."""
+        job = place.job.node
+        runs_on: Any = self.settings.convert.runs_on
+        strategy = job.get("strategy")
+        matrix = any(map(ex.reads_matrix, conversion.images))
+        if runs_on is None:
+            node = job.get("runs-on")
+            runs_on = to_data(node) if node is not None else "ubuntu-latest"
+            if not matrix and ex.reads_matrix(str(runs_on)):
+                runs_on = "ubuntu-latest"
+        for name in ex.jobs_read(str(runs_on)):
+            if name not in conversion.builds:
+                conversion.builds.append(name)
+        login = self.settings.convert.credentials or self._credentials(place)
+        environment = job.get("environment")
+        conversion.context = {
+            "runs_on": runs_on,
+            "permissions": self._permissions(job, conversion),
+            "environment": to_data(environment) if environment is not None and login else None,
+            "strategy": to_data(strategy) if strategy is not None and matrix else None,
+            "credentials": login,
+        }
+
+    def _permissions(self, job: Node, conversion: Conversion) -> dict[str, str]:
+        """The least that the conversion needs of what the build's job may do."""
+        held: Any = {}
+        for holder in (self.root, job):
+            node = holder.get("permissions")
+            held = to_data(node) if node is not None else held
+        all_of_them = held == "write-all"
+        granted = held if isinstance(held, dict) else {}
+        wanted = {"contents": "read"}
+        if (
+            all_of_them
+            or granted.get("packages") == "write"
+            or (not held and any("ghcr.io" in image for image in conversion.images))
+        ):
+            wanted["packages"] = "write"
+        if all_of_them or granted.get("id-token") == "write":
+            wanted["id-token"] = "write"
+        return wanted
+
+    def _credentials(self, place: Place) -> list[Any]:
+        """The steps before the build that log in, as they stand there."""
+        copied: list[Any] = []
+        known: set[str] = set()
+        scopes = (env_of(place.job.node), env_of(self.root))
+        for index, step in enumerate(
+            place.job.steps.children() if place.job.steps is not None else ()
+        ):
+            if (0 <= place.index <= index) or not is_login(step):
+                continue
+            data = _map_text(
+                to_data(step),
+                lambda text: ex.substitute_env(text, lambda name: ex.first_known(name, *scopes)),
+            )
+            left = set(re.findall(r"steps\.([\w-]+)", str(data))) - known
+            if left or ex.bound_to_job(re.sub(r"steps\.[\w-]+", "x", str(data))):
+                self.workflow.notes.append(
+                    f"the login step of job {place.job.name} reads values of its own job, so it is "
+                    "not copied; set `convert.credentials`"
+                )
+                continue
+            known.add(step.text("id"))
+            copied.append(data)
+        return copied
+
+
+def _map_text(value: Any, change: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _map_text(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_map_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

@@ -1,0 +1,192 @@
+"""Edits of a text: where they go in YAML and how the same places are found again for undo.
+
+Every insertion is a whole item: whole lines in block style, an item with its comma in flow style.
+So what was inserted can be taken out again without any record of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from lazyci.document import Document, Node, parse, to_data
+from lazyci.errors import InternalError
+
+__all__ = ["Edit", "append_item", "apply", "insert_before", "remove_items"]
+
+_SKIP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Edit:
+    """Replace text[start:end] by `text`."""
+
+    start: int
+    end: int
+    text: str
+
+
+def apply(text: str, edits: Iterable[Edit]) -> str:
+    """The text with all edits made; several insertions at one place keep their order.
+
+    Raises:
+        InternalError: Two edits overlap.
+    """
+    # A stable sort by place alone keeps the order of insertions; equal edits are made once.
+    ordered = sorted(dict.fromkeys(edits), key=lambda edit: (edit.start, edit.end))
+    pieces, offset = [], 0
+    for edit in ordered:
+        if edit.start < offset:
+            raise InternalError(f"two edits meet at offset {edit.start}")
+        pieces += [text[offset : edit.start], edit.text]
+        offset = edit.end
+    return "".join([*pieces, text[offset:]])
+
+
+def _dash(document: Document, sequence: Node, index: int) -> int:
+    """Offset of the `-` of an item of a block sequence."""
+    start = sequence.items[index - 1].end if index else sequence.start
+    return _SKIP.match(document.text, start).end()  # type: ignore[union-attr]
+
+
+def _parts(node: Node) -> list[Node]:
+    """Items of a sequence or keys of a mapping."""
+    return node.items if node.kind == "sequence" else [key for key, _ in node.entries]
+
+
+def _part_end(node: Node, index: int) -> int:
+    return node.items[index].end if node.kind == "sequence" else node.entries[index][1].end
+
+
+def _block_line(document: Document, node: Node, index: int) -> int | None:
+    """Start of the line on which a block item begins, or None when something stands before it."""
+    at = _dash(document, node, index) if node.kind == "sequence" else node.entries[index][0].start
+    start = document.line_start(at)
+    return start if not document.text[start:at].strip(" ") else None
+
+
+def _newline(document: Document) -> str:
+    return "\r\n" if "\r\n" in document.text else "\n"
+
+
+def _indent(block: str, width: int, newline: str) -> str:
+    pad = " " * width
+    return "".join(f"{pad}{line}{newline}" if line else newline for line in block.splitlines())
+
+
+def _flow_item(document: Document, node: Node, block: str) -> str:
+    """A rendered block item as JSON, which is flow style, laid out like its neighbours."""
+    data = to_data(parse(block).root)
+    item = data[0] if node.kind == "sequence" else data  # type: ignore[index]
+    first = _parts(node)[0]
+    before = document.text[document.line_start(first.start) : first.start]
+    inner = document.text[first.start : _part_end(node, 0)]
+    spread = not before.strip() and "\n" in inner
+    text = json.dumps(item, ensure_ascii=False, indent=2 if spread else None)
+    text = text.replace("\n", _newline(document) + before) if spread else text
+    return text if node.kind == "sequence" else text[1:-1].strip()
+
+
+def _separator(document: Document, node: Node) -> str:
+    """The comma between items of a flow collection, with the line break its neighbours have."""
+    first = _parts(node)[0]
+    start = document.line_start(first.start)
+    before = document.text[start : first.start]
+    return f",{_newline(document)}{before}" if start and not before.strip() else ", "
+
+
+def insert_before(document: Document, node: Node, index: int, block: str) -> Edit | None:
+    """Put an item before another one.
+
+    Args:
+        document: The document.
+        node: The sequence or mapping.
+        index: Which item the new one comes before; `len(items)` appends.
+        block: The item as block YAML, unindented, its `-` included in a sequence.
+
+    Returns:
+        The edit, or None when the place is written in a way that leaves no room for it.
+    """
+    if index >= len(_parts(node)):
+        return append_item(document, node, block)
+    if node.flow:
+        at = _parts(node)[index].start
+        # The item's properties (anchor, tag) stand before its content.
+        lead = re.search(r"(?:[&!][^\s,\[\]{}]*[ \t]+)*\Z", document.text[:at][-200:])
+        at -= len(lead.group()) if lead else 0
+        return Edit(at, at, _flow_item(document, node, block) + _separator(document, node))
+    start = _block_line(document, node, index)
+    if start is None:
+        return None
+    at = _dash(document, node, index) if node.kind == "sequence" else _parts(node)[index].start
+    # Comments right above an item speak of that item.
+    while start > 0:
+        previous = document.line_start(start - 1)
+        line = document.text[previous : start - 1].strip()
+        if not line.startswith("#") or (index == 0 and previous < node.start - 1):
+            break
+        start = previous
+    return Edit(start, start, _indent(block, document.column(at), _newline(document)))
+
+
+def append_item(document: Document, node: Node, block: str) -> Edit | None:
+    """Put an item after the last one; arguments and result as for `insert_before`."""
+    count = len(_parts(node))
+    if not count:
+        return None
+    end = _part_end(node, count - 1)
+    if node.flow:
+        return Edit(end, end, _separator(document, node) + _flow_item(document, node, block))
+    first = _dash(document, node, 0) if node.kind == "sequence" else _parts(node)[0].start
+    at = document.line_end(end - 1 if document.text[end - 1 : end] == "\n" else end)
+    newline = _newline(document)
+    lines = _indent(block, document.column(first), newline)
+    if document.text[at - 1 : at] != "\n":
+        # No line break ends the file, and none shall end it afterwards.
+        lines = newline + lines[: -len(newline)]
+    return Edit(at, at, lines)
+
+
+def remove_items(document: Document, node: Node, indices: list[int]) -> Iterator[Edit]:
+    """Take out items that `insert_before` or `append_item` put there.
+
+    Args:
+        document: The document.
+        node: The sequence or mapping.
+        indices: The items, in order.
+
+    Raises:
+        InternalError: An item of a block collection shares its line with something else.
+    """
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and runs[-1][-1] == index - 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    for run in runs:
+        yield _remove_run(document, node, run[0], run[-1])
+
+
+def _remove_run(document: Document, node: Node, first: int, last: int) -> Edit:
+    part, end = _parts(node)[first], _part_end(node, last)
+    if node.flow:
+        if last + 1 < len(_parts(node)):
+            return Edit(part.start, _parts(node)[last + 1].start, "")
+        return Edit(_part_end(node, first - 1) if first else part.start, end, "")
+    start = _block_line(document, node, first)
+    if start is None:
+        line, column = document.position(part.start)
+        raise InternalError(
+            "an injected item shares its line with something else",
+            path=document.path,
+            line=line,
+            column=column,
+            hint="Take it out by hand.",
+        )
+    stop = document.line_end(end - 1 if document.text[end - 1 : end] == "\n" else end)
+    if stop == len(document.text) and not document.text.endswith("\n"):
+        start -= 2 if document.text[start - 2 : start] == "\r\n" else 1
+    return Edit(start, stop, "")
