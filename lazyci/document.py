@@ -8,6 +8,7 @@ refuses is read again by ruamel.yaml's, which knows YAML 1.2 and is about twenty
 from __future__ import annotations
 
 import bisect
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -146,6 +147,17 @@ class Document:
     path: str
     shared: set[int]
     _lines: list[int] | None = None
+    _json: bool | None = None
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the text is JSON, so that what is added to it must be, too."""
+        if self._json is None:
+            try:
+                self._json = self.root.flow and json.loads(self.text) is not None
+            except ValueError:
+                self._json = False
+        return self._json
 
     def position(self, offset: int) -> tuple[int, int]:
         """Line and column of an offset, both counted from 1."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lazyci.cli.common import rewrite_all
 from lazyci.config import FILE_NAME, Settings, find_settings, load_settings
 from lazyci.document import decode
 from lazyci.errors import InputError, NotAPipelineError
@@ -35,29 +36,38 @@ def init(files: tuple[Path, ...], dry_run: bool) -> None:
     here = Path.cwd()
     root = repository_root(here) or here
     paths = list(dict.fromkeys([*pipeline_files(root), *files]))
-    found = _read(paths)
+    texts = _read(paths)
+    found = discover(texts)
     context = {"repositories": found.repositories, "builds": found.builds}
     text = render_text("lazyci.yaml.j2", None, **context)[0] + "\n"
     if dry_run:
         click.echo(text, nl=False)
         return
     existing = find_settings(root)
-    settings = load_settings(existing) if existing else Settings()
     if existing:
         click.echo(f"kept {_relative(existing)}")
     else:
         write_whole(root / FILE_NAME, text.encode())
         click.echo(f"wrote {_relative(root / FILE_NAME)}")
-    systems = {plan.system for plan in found.plans}
-    kinds = [PLUGIN] if "buildkite" in systems or (root / ".buildkite").is_dir() else []
-    kinds += [ACTION] if systems & {"github-workflow", "github-action"} else []
-    for kind in kinds:
+    settings = load_settings(existing or root / FILE_NAME)
+    for kind in _needed(texts, settings, root):
         for path in vendor(kind, root, settings):
             click.echo(f"wrote {_relative(path)}")
     _next(found)
 
 
-def _read(paths: list[Path]) -> Discovery:
+def _needed(texts: list[tuple[str, str]], settings: Settings, root: Path) -> list[str]:
+    """Which of the plugin and the action the pipelines will call with these settings."""
+    plans = [result.plan for result in rewrite_all(texts, settings)]
+    needs = {place for plan in plans for place in plan.needs}
+    # A pipeline that a program prints is not here to be read; its steps stand in this folder.
+    shown = any(plan.system == "buildkite" and plan.sites for plan in plans)
+    generated = (root / ".buildkite").is_dir() and not shown
+    kinds = [PLUGIN] if settings.pull.plugin in needs or generated else []
+    return kinds + ([ACTION] if settings.pull.action in needs else [])
+
+
+def _read(paths: list[Path]) -> list[tuple[str, str]]:
     texts = []
     for path in paths:
         try:
@@ -71,7 +81,7 @@ def _read(paths: list[Path]) -> Discovery:
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", path=str(path)) from None
         texts.append((_relative(path), text))
-    return discover(texts)
+    return texts
 
 
 def _relative(path: Path) -> str:

@@ -61,8 +61,8 @@ def _show(plan: Plan, changed: bool) -> None:
         click.echo(f"\n  note: {note}")
     builds = sum(site.role == "build" for site in lazy)
     click.echo(
-        f"\n  {len(plan.sites)} sites: {builds} builds get a convert step, "
-        f"{len(lazy) - builds} pulls become lazy, {len(left)} left alone"
+        f"\n  sites: {len(plan.sites)}; builds with a convert step: {builds}; "
+        f"lazy pulls: {len(lazy) - builds}; left alone: {len(left)}"
     )
     if changed:
         click.echo(f"  next: lazyci generate --diff {plan.path}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lazyci.config import Settings
 from lazyci.document import Document, Node, to_data
 from lazyci.pipeline import buildkite_plugins as plugins
-from lazyci.pipeline.buildkite_sites import Pipeline, Step
+from lazyci.pipeline.buildkite_sites import Pipeline, Step, logs_in
 from lazyci.pipeline.convert import Conversions, command_for
 from lazyci.pipeline.model import Conversion, Plan, Selection, Site
 from lazyci.pipeline.render import render
@@ -116,6 +116,11 @@ class _Planner:
         branches = step.node.get("branches")
         matrix = step.node.get("matrix")
         login = self.settings.convert.credentials or plugins.credentials(step.plugins)
+        if not login and logs_in(step.node):
+            self.pipeline.notes.append(
+                f"step {step.where} logs in by shell, which {conversion.name} does not: set "
+                "`convert.credentials`, unless its agents are logged in"
+            )
         conversion.context = {
             "agents": {"queue": queue} if queue else to_data(agents) if agents else None,
             "branches": _words(to_data(branches)) if branches else "",
@@ -212,7 +217,7 @@ class _Planner:
                 images=conversion.images,
                 builds=conversion.builds[0] if len(conversion.builds) == 1 else conversion.builds,
                 condition=conversion.condition,
-                command=command_for(conversion, self.settings, conversion.images),
+                command=command_for(conversion, self.settings, conversion.images, "$$"),
                 timeout_minutes=self.settings.convert.timeout_minutes,
                 **conversion.context,
             )

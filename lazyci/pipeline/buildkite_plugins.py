@@ -139,7 +139,8 @@ def _docker(
     image = config.get("image")
     if image is None or image.kind != "scalar" or not image.value:
         return
-    find = Find("pull", image.start, step, "docker plugin", split(image.value))
+    reference = split(_interpolated(document, image.value))
+    find = Find("pull", image.start, step, "docker plugin", reference)
     if config.get("load") is not None:
         find.problem = "the image comes from a file (`load`)"
     policy = config.effective().get("always-pull")
@@ -160,6 +161,17 @@ def _docker(
 
     find.edits = edits
     yield find
+
+
+def _interpolated(document: Document, text: str) -> str:
+    """A text with the pipeline's own `env` put in, as it is at upload."""
+    env = document.root.real.get("env")
+
+    def value(found: re.Match[str]) -> str:
+        node = env.get(found[1] or found[2]) if env is not None else None
+        return node.value if node is not None and node.kind == "scalar" else found.group()
+
+    return re.sub(r"(?<!\$)\$(?:(\w+)|\{(\w+)\})", value, text)
 
 
 def _item(
@@ -200,7 +212,13 @@ def _compose(
         yield find
     run = config.get("run")
     if run is not None and run.kind == "scalar":
-        find = Find("pull", run.start, step, _COMPOSE_RUN, None, shown=run.value)
+        image = config.text("run-image")
+        reference = split(image) if image else None
+        find = Find("pull", run.start, step, _COMPOSE_RUN, reference, shown=run.value)
+        if config.get("pull") is not None:
+            find.problem = "its `pull` names more images, which skip-pull would leave out"
+        elif config.text("skip-pull").lower() in ("false", "off", "0", "no"):
+            find.problem = "its skip-pull is set to false"
         find.edits = lambda: _compose_edits(document, settings, plugin, config, find)
         yield find
 
@@ -230,9 +248,9 @@ def resolve_compose(finds: list[Find[Step]]) -> None:
             pushed[find.means.partition("(")[2][:-1]] = find.reference
     for find in finds:
         if find.means == _COMPOSE_RUN:
-            find.reference = pushed.get(find.shown)
+            find.reference = find.reference or pushed.get(find.shown)
             find.change = "lazyci plugin before it pulls; skip-pull becomes true"
-            if find.reference is None:
+            if find.reference is None and not find.problem:
                 find.problem = "its image is named in the compose file, not here"
 
 

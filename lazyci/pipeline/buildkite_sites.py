@@ -14,7 +14,7 @@ from lazyci.pipeline.scripts import NAMED, Find, find_in_script
 from lazyci.pipeline.shell import Part, Unknown, Variable
 from lazyci.reference import split
 
-__all__ = ["Pipeline", "Step", "steps_of"]
+__all__ = ["Pipeline", "Step", "logs_in", "steps_of"]
 
 _COMMAND_KEYS = ("command", "commands", "script")
 _KEY = ("key", "id", "identifier")
@@ -74,6 +74,13 @@ def steps_of(document: Document) -> Iterator[Step]:
             seen.add(id(node))
             where = node.text(*_KEY, "label", "name") or f"step {count}"
             yield Step(node, where, group, item, plugins.plugins_of(node))
+
+
+def logs_in(step: Node) -> bool:
+    """Whether a step's own commands log in to a registry."""
+    nodes = [step.get(key) for key in _COMMAND_KEYS]
+    scripts = [node.value for found in nodes if found is not None for node in found.strings()]
+    return any(re.search(r"\bdocker\s+login\b", script) for script in scripts)
 
 
 class Pipeline:

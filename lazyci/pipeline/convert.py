@@ -23,13 +23,16 @@ _PASSED_ON = (
 _MATRIX = re.compile(r"\{\{\s*matrix|\$\{\{[^}]*\bmatrix\b")
 
 
-def command_for(conversion: Conversion, settings: Settings, references: Iterable[str]) -> str:
+def command_for(
+    conversion: Conversion, settings: Settings, references: Iterable[str], dollar: str = "$"
+) -> str:
     """The shell line of a convert step.
 
     Args:
         conversion: What is converted.
         settings: The user's settings.
         references: The images as shell words without their quotes.
+        dollar: How a dollar sign is written that the shell shall see.
     """
     words = ["lazyci", "convert", "--format", conversion.format]
     if conversion.in_place:
@@ -44,12 +47,15 @@ def command_for(conversion: Conversion, settings: Settings, references: Iterable
         words = [
             # As the agent's own user: only that one may read the credentials.
             'docker run --rm --user "$(id -u):$(id -g)" --env HOME=/tmp',
-            "--volume ~/.docker:/docker-config:ro --env DOCKER_CONFIG=/docker-config",
+            f'--volume "{dollar}{{DOCKER_CONFIG:-{dollar}HOME/.docker}}:/docker-config:ro"',
+            "--env DOCKER_CONFIG=/docker-config",
             *passed,
             settings.convert.image,
             *words,
         ]
-    return " ".join(words)
+    # A step that CI itself ends may hold or skip those that wait for it; this one fails in time.
+    limit = f"timeout {settings.convert.timeout_minutes}m"
+    return " ".join([limit, *words])
 
 
 class Conversions:

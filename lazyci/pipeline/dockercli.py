@@ -22,6 +22,7 @@ _RETRY = re.compile(r"(?:.*[/_-])?retry(?:[_-].*)?\Z")
 _ENGINES = re.compile(r"(?:.*/)?(?:docker|buildctl)\Z")
 _GLOBAL_FLAGS = frozenset(("-D", "--debug", "--tls", "--tlsverify"))
 _OTHER_DAEMON = ("-H", "--host", "-c", "--context", "--config")
+_DAEMON_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT")
 _RUN_FLAGS = frozenset(
     (
         "-d",
@@ -81,9 +82,7 @@ def read_command(command: Command) -> DockerCall | None:
     index = next((i for i, w in enumerate(words) if _ENGINES.match(w.literal or "")), None)
     if index is None or not _runs_it(words[:index]):
         return None
-    problem = (
-        "it replaces the shell (`exec`)" if any(w.literal == "exec" for w in words[:index]) else ""
-    )
+    problem = _problem_before(command, words[:index])
     if (words[index].literal or "").endswith("buildctl"):
         return _buildctl(command, words[index + 1 :])
     index += 1
@@ -91,13 +90,22 @@ def read_command(command: Command) -> DockerCall | None:
         option = words[index].head.partition("=")[0]
         if option in _OTHER_DAEMON or option.startswith("-H"):
             problem = f"`{option}` names another daemon or configuration"
-        takes_value = option not in _GLOBAL_FLAGS and "=" not in words[index].raw
+        attached = "=" in words[index].raw or (option.startswith("-H") and option != "-H")
+        takes_value = option not in _GLOBAL_FLAGS and not attached
         index += 2 if takes_value else 1
     names = [w.literal or "" for w in words[index : index + 3]] + ["", "", ""]
     call = _read_verb(command, words, index, names)
     if call is not None and problem:
         call.problem = problem
     return call
+
+
+def _problem_before(command: Command, before: tuple[Word, ...]) -> str:
+    if any(word.literal == "exec" for word in before):
+        return "it replaces the shell (`exec`)"
+    names = [*command.assigned, *(word.head.partition("=")[0] for word in before)]
+    other = next((name for name in names if name in _DAEMON_VARIABLES), "")
+    return f"`{other}` names another daemon" if other else ""
 
 
 def _runs_it(before: tuple[Word, ...]) -> bool:

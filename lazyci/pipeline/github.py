@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from lazyci.config import Settings
 from lazyci.document import Document, Node
 from lazyci.pipeline import expressions as ex
 from lazyci.pipeline.convert import Conversions, command_for
 from lazyci.pipeline.github_builds import uses
 from lazyci.pipeline.github_jobs import Handover
-from lazyci.pipeline.github_sites import CONTAINER_MEANS, Job, Place, Workflow
+from lazyci.pipeline.github_sites import CONTAINER_MEANS, Job, Place, Workflow, hosted_runner
 from lazyci.pipeline.model import Plan, Selection, Site
 from lazyci.pipeline.render import render
 from lazyci.pipeline.scripts import NAMED, Find
@@ -19,8 +17,8 @@ from lazyci.reference import Reference, split
 
 __all__ = ["plan_github"]
 
-_HOSTED = re.compile(r"(?:ubuntu|windows|macos)-\S+\Z")
-_SWITCH = "${{ vars.LAZYCI || 'off' }}"
+# A variable that is empty, as on pull requests from forks, means off.
+_SWITCH = "${{ vars.LAZYCI == 'on' && 'on' || 'off' }}"
 
 
 def plan_github(document: Document, settings: Settings, plan: Plan, published: set[str]) -> None:
@@ -40,6 +38,8 @@ class _Planner:
         self.conversions = Conversions(self.selection, self.workflow.by_name)
         self.handover = Handover(self.workflow, settings)
         # Jobs that publish images, and where in a job the first lazy pull stands.
+        switched = any(store.startswith("github:") for store in settings.switch)
+        self.switch = _SWITCH if switched else ""
         self.building: set[str] = set()
         self.pulling: dict[str, int] = {}
 
@@ -137,8 +137,10 @@ class _Planner:
         if edits is None:
             self.site(find, "", "its place in the text leaves no room for an edit")
             return
+        if not self.prepare(find.owner) and self.switch:
+            self.site(find, "", "nothing is checked out before it, so the switch cannot reach it")
+            return
         self.plan.edits += edits
-        self.prepare(find.owner)
         self.site(find, find.change, "its image has a lazy variant")
 
     def refuse(self, reference: Reference) -> str:
@@ -147,26 +149,25 @@ class _Planner:
         named = any(job in self.building for job in ex.jobs_read(reference.repository))
         return "" if named and not self.settings.images else problem
 
-    def prepare(self, place: Place) -> None:
-        """Put the action before the first step of a job that pulls."""
+    def prepare(self, place: Place) -> bool:
+        """Have the action stand before the first step of a job that pulls; False if it cannot."""
         job, action = place.job, self.settings.pull.action
         if not job.name or job.steps is None or self.document.is_shared(job.steps):
-            return
+            return False
         before = list(job.steps.children())[: place.index]
-        if action.startswith("./") and not any(
-            uses(s).startswith("actions/checkout@") for s in before
-        ):
-            note = f"job {job.name} checks nothing out, so lazyci must be on its runner's PATH"
-            self.workflow.notes.append(note)
-            return
-        known = self.pulling.get(job.name)
-        if known is None or place.index < known:
-            self.pulling[job.name] = place.index
+        checked_out = any(uses(step).startswith("actions/checkout@") for step in before)
+        if action.startswith("./") and not checked_out:
+            self.workflow.notes.append(
+                f"job {job.name} checks nothing out, so lazyci must be on its runner's PATH"
+            )
+            return False
+        self.pulling[job.name] = min(place.index, self.pulling.get(job.name, place.index))
+        return True
 
     def in_container(self, find: Find[Place], reference: Reference) -> None:
         """The runner pulls before any step runs: only the reference itself can be lazy."""
-        runner = find.owner.job.node.text("runs-on")
-        if _HOSTED.match(runner):
+        runner = hosted_runner(find.owner.job.node)
+        if runner:
             self.site(find, "", f"{runner} is GitHub's own runner, whose Docker cannot load lazily")
             return
         if not self.selection.in_place(reference):
@@ -208,13 +209,12 @@ class _Planner:
 
     def append_all(self) -> None:
         templates = self.settings.templates
-        switch = _SWITCH if any(s.startswith("github:") for s in self.settings.switch) else ""
         for name, index in self.pulling.items():
             block = render(
                 "github/pull-step.yml.j2",
                 templates,
                 action=self.settings.pull.action,
-                switch=switch,
+                switch=self.switch,
             )
             job = self.workflow.by_name[name]
             edit = insert_before(self.document, job.steps, index, block) if job.steps else None
@@ -229,6 +229,8 @@ class _Planner:
         for conversion in self.conversions.all:
             lines = "\n".join(conversion.images)
             env = {"LAZYCI_IMAGES": lines if len(conversion.images) > 1 else conversion.images[0]}
+            if self.switch:
+                env["LAZYCI"] = self.switch
             block = render(
                 "github/convert-job.yml.j2",
                 templates,

@@ -97,6 +97,11 @@ class Handover:
             runs_on = to_data(node) if node is not None else "ubuntu-latest"
             if not matrix and ex.reads_matrix(str(runs_on)):
                 runs_on = "ubuntu-latest"
+        if self.settings.convert.image is None and _is_hosted(runs_on):
+            self.workflow.notes.append(
+                f"{conversion.name} runs on GitHub's runner, which has no lazyci: set "
+                "`convert.image` or `convert.runs-on`"
+            )
         for name in ex.jobs_read(str(runs_on)):
             if name not in conversion.builds:
                 conversion.builds.append(name)
@@ -153,6 +158,10 @@ class Handover:
             known.add(step.text("id"))
             copied.append(data)
         return copied
+
+
+def _is_hosted(runs_on: Any) -> bool:
+    return isinstance(runs_on, str) and runs_on.startswith(("ubuntu-", "windows-", "macos-"))
 
 
 def _map_text(value: Any, change: Any) -> Any:

@@ -16,11 +16,12 @@ from lazyci.pipeline.scripts import NAMED, Find, find_in_script
 from lazyci.pipeline.shell import Part, Unknown
 from lazyci.reference import split
 
-__all__ = ["CONTAINER_MEANS", "Job", "Place", "Workflow", "env_of"]
+__all__ = ["CONTAINER_MEANS", "Job", "Place", "Workflow", "env_of", "hosted_runner"]
 
 _SHELLS = re.compile(r"(?:/\S*/)?(?:ba|da|z)?sh(?:\s|\Z)")
 # Actions that run a command of theirs in a shell, several times if need be.
 _RETRY = ("nick-fields/retry@", "nick-invision/retry@")
+_HOSTED = re.compile(r"(?:ubuntu|windows|macos)-[\w.-]+\Z")
 # Sites that the runner pulls before any step.
 CONTAINER_MEANS = ("container", "service", "docker:// step")
 
@@ -73,6 +74,22 @@ def env_of(node: Node | None) -> dict[str, str]:
     if env is None:
         return {}
     return {k: v.real.value for k, (_, v) in env.effective().items() if v.real.kind == "scalar"}
+
+
+def hosted_runner(job: Node) -> str:
+    """The label of GitHub's own runner that a job asks for, or an empty text.
+
+    A label from a matrix counts when all of the matrix's values for it are GitHub's.
+    """
+    node = job.get("runs-on")
+    labels = [item.value for item in node.strings()] if node is not None else []
+    found = re.fullmatch(r"\$\{\{\s*matrix\.([\w-]+)\s*\}\}", labels[0]) if labels else None
+    strategy = job.get("strategy")
+    matrix = strategy.get("matrix") if strategy is not None else None
+    values = matrix.get(found[1]) if found and matrix is not None else None
+    if values is not None:
+        labels = [item.value for item in values.strings()]
+    return labels[0] if labels and all(map(_HOSTED.match, labels)) else ""
 
 
 class Workflow:

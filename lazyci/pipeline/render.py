@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lazyci.document import Node, parse, to_data
 from lazyci.errors import InputError, TemplateError
-from lazyci.pipeline.scalar import plain_or_quoted
+from lazyci.pipeline.scalar import is_plain_in_block, plain_or_quoted
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
@@ -50,7 +50,7 @@ def _below(value: Any, indent: int) -> str:
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         pad = "\n" + " " * (indent + 2)
         return pad + pad.join(f"- {_block(item, indent + 4)}" for item in value)
-    return f" {_flow(value)}"
+    return f" {_yaml(value)}"
 
 
 def _key(key: str) -> str:
@@ -58,7 +58,10 @@ def _key(key: str) -> str:
 
 
 def _yaml(value: Any) -> str:
-    return plain_or_quoted(value) if isinstance(value, str) else json.dumps(value)
+    """A scalar in block context, where braces and quotes inside it mean nothing."""
+    if isinstance(value, str) and is_plain_in_block(value):
+        return value
+    return _flow(value)
 
 
 @lru_cache(maxsize=4)

@@ -12,7 +12,7 @@ import re
 
 from lazyci.document import Document, Node
 
-__all__ = ["SourceMap", "encode", "plain_or_quoted", "source_map"]
+__all__ = ["SourceMap", "encode", "is_plain_in_block", "plain_or_quoted", "source_map"]
 
 _BREAK = re.compile(r"\r\n|\r|\n")
 _ESCAPES = dict(
@@ -207,6 +207,16 @@ def encode(value: str, style: str) -> str:
     if style == "'":
         return value.replace("'", "''")
     return value
+
+
+def is_plain_in_block(value: str) -> bool:
+    """Whether a text may stand unquoted as the value of a key in block style."""
+    return bool(
+        re.match(r"[A-Za-z_./$]", value)
+        and value.isprintable()
+        and not re.search(r":(?:\s|\Z)|\s#|\s\Z", value)
+        and not _NOT_TEXT.match(value)
+    )
 
 
 def plain_or_quoted(value: str) -> str:

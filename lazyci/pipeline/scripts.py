@@ -84,6 +84,8 @@ class _Finder(Generic[Owner]):
         self.options = "" if wait == "auto" else f"--wait {wait} "
         self.finds: list[Find[Owner]] = []
         self.local: set[str] = set()
+        # Images that an earlier command of the script has pulled, whatever happened.
+        self.pulled: set[str] = set()
         script = embedded.script
         self.unreadable = ""
         if script.unreadable:
@@ -93,6 +95,8 @@ class _Finder(Generic[Owner]):
     def find(self) -> list[Find[Owner]]:
         calls = [call for call in map(read_command, self.embedded.script.commands) if call]
         pushed = {self.text(w) for call in calls if call.verb == "push" for w in call.images}
+        # What is pushed under another name is no image of its own.
+        pushed |= {self.text(call.images[0]) for call in calls if call.verb == "tag"}
         for call in calls:
             if call.verb in ("pull", "run"):
                 self.pull(call)
@@ -167,6 +171,10 @@ class _Finder(Generic[Owner]):
                 find.problem = f"`{word.raw}` may hold options, so the image cannot be told"
         if not find.problem and self.text(word) in self.local:
             find.problem = "built or tagged in the same script, so it is there already"
+        if not find.problem and call.verb == "run" and self.text(word) in self.pulled:
+            find.problem = "pulled before in the same script, so it is there already"
+        if not find.problem and call.command.certain:
+            self.pulled.add(self.text(word))
         if not find.problem and call.command.background:
             find.problem = "it runs in the background (`&`)"
         arguments = (
@@ -175,10 +183,14 @@ class _Finder(Generic[Owner]):
         if not find.problem and any("\n" in argument for argument in arguments):
             find.problem = "its arguments span several lines"
         command = call.command
-        before = f"( lazyci pull {self.options}{' '.join(arguments)} "
+        # Two brackets in a row would be arithmetic.
+        bracket = self.embedded.text[: command.start].endswith("(")
+        before = " (" if bracket else "( "
+        before += f"lazyci pull {self.options}{' '.join(arguments)} "
         before += "|| " if call.verb == "pull" else ">&2 || true; "
+        after = ")" if bracket else " )"
         find.change = "lazyci pulls it first; what stood there is the fallback"
-        find.edits = lambda: self.embedded.wrap(command.start, command.end, before, " )")
+        find.edits = lambda: self.embedded.wrap(command.start, command.end, before, after)
 
     def run_arguments(self, call: DockerCall) -> list[str]:
         platform = [f"--platform {call.platforms[-1]}"] if call.platforms else []

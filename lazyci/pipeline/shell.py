@@ -93,6 +93,8 @@ class Command:
         start: Offset of its first character, assignments before it included.
         end: Offset after its last character.
         words: Its words, the command's name first.
+        assigned: Variables that are set for it alone, before its name.
+        certain: Whether it runs whenever the script gets there, under no condition.
         background: Whether `&` follows it.
         readable: Whether the parser understood the whole statement.
     """
@@ -100,6 +102,8 @@ class Command:
     start: int
     end: int
     words: tuple[Word, ...]
+    assigned: tuple[str, ...]
+    certain: bool
     background: bool
     readable: bool
 
@@ -204,6 +208,12 @@ class _Reader:
         if words[0].literal in ("read", "mapfile", "readarray", "unset"):
             for word in words[1:]:
                 self.script.variables[word.raw] = None
+        assigned = [
+            self.source(name)
+            for child in node.named_children
+            if child.type == "variable_assignment"
+            and (name := child.child_by_field_name("name")) is not None
+        ]
         statement = node
         while statement.parent is not None and statement.parent.type in (
             "redirected_statement",
@@ -217,6 +227,8 @@ class _Reader:
                 start,
                 end,
                 tuple(words),
+                tuple(assigned),
+                certain=_is_certain(node),
                 background=statement.next_sibling is not None
                 and statement.next_sibling.type == "&",
                 readable=not statement.has_error,
@@ -229,16 +241,21 @@ class _Reader:
             self.script.lazy.append(found)
 
     def lazy_span(self, node: tree_sitter.Node) -> tuple[int, int, int, int] | None:
-        """`( lazyci pull … || ORIGINAL )` and `( lazyci pull … >&2 || true; ORIGINAL )`."""
+        """`( lazyci pull … || ORIGINAL )` and `( lazyci pull … >&2 || true; ORIGINAL )`.
+
+        Right after a bracket it is ` (lazyci pull … || ORIGINAL)`, its first blank included.
+        """
         start, end = self.span(node)
         text = self.text[start:end]
-        if not text.startswith("( lazyci pull ") or not text.endswith(" )"):
-            return None
-        last = node.named_children[-1]
+        last = node.named_children[-1] if node.named_children else node
         if last.type == "list":
             last = last.named_children[-1]
-        inner_start = self.at(last.start_byte)
-        return start, end, inner_start, end - 2
+        inner = self.at(last.start_byte)
+        if text.startswith("( lazyci pull ") and text.endswith(" )"):
+            return start, end, inner, end - 2
+        if text.startswith("(lazyci pull ") and self.text[:start].endswith("( "):
+            return start - 1, end, inner, end - 1
+        return None
 
     def assignment(self, node: tree_sitter.Node) -> None:
         name = node.child_by_field_name("name")
@@ -309,6 +326,13 @@ class _Reader:
             yield Variable(text[2:-1], text) if _PLAIN_EXPANSION.match(text) else Unknown(text)
         else:
             yield Unknown(text)
+
+
+def _is_certain(node: tree_sitter.Node) -> bool:
+    above = node.parent
+    while above is not None and above.type in ("redirected_statement", "pipeline"):
+        above = above.parent
+    return above is not None and above.type == "program"
 
 
 def _walk(root: tree_sitter.Node) -> Iterator[tree_sitter.Node]:

@@ -16,6 +16,8 @@ from lazyci.errors import InternalError
 
 __all__ = ["Edit", "append_item", "apply", "insert_before", "remove_items"]
 
+# Plain scalars that mean the same between brackets.
+_FLOW_PLAIN = re.compile(r"[A-Za-z0-9_./$~+][A-Za-z0-9_./$@+#-]*(?:[: ][A-Za-z0-9_./$@+-]+)*\Z")
 _SKIP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 
 
@@ -77,16 +79,33 @@ def _indent(block: str, width: int, newline: str) -> str:
 
 
 def _flow_item(document: Document, node: Node, block: str) -> str:
-    """A rendered block item as JSON, which is flow style, laid out like its neighbours."""
-    data = to_data(parse(block).root)
-    item = data[0] if node.kind == "sequence" else data  # type: ignore[index]
+    """A rendered block item in flow style, laid out like its neighbours."""
+    rendered = parse(block)
+    if not document.is_json:
+        item = rendered.root.items[0] if node.kind == "sequence" else rendered.root
+        text = _flow(rendered, item)
+        return text if node.kind == "sequence" else text[1:-1]
+    data = to_data(rendered.root)
+    item_data = data[0] if isinstance(data, list) else data
     first = _parts(node)[0]
     before = document.text[document.line_start(first.start) : first.start]
-    inner = document.text[first.start : _part_end(node, 0)]
-    spread = not before.strip() and "\n" in inner
-    text = json.dumps(item, ensure_ascii=False, indent=2 if spread else None)
+    spread = not before.strip() and "\n" in document.text[first.start : _part_end(node, 0)]
+    text = json.dumps(item_data, ensure_ascii=False, indent=2 if spread else None)
     text = text.replace("\n", _newline(document) + before) if spread else text
     return text if node.kind == "sequence" else text[1:-1].strip()
+
+
+def _flow(rendered: Document, node: Node) -> str:
+    """A node in one line; scalars as they are spelled, so that undo finds their spelling again."""
+    if node.kind == "mapping":
+        entries = (f"{_flow(rendered, k)}: {_flow(rendered, v)}" for k, v in node.entries)
+        return "{" + ", ".join(entries) + "}"
+    if node.kind == "sequence":
+        return "[" + ", ".join(_flow(rendered, item) for item in node.items) + "]"
+    raw = rendered.text[node.start : node.end]
+    if node.kind == "alias" or (node.style in ("'", '"') and "\n" not in raw):
+        return raw
+    return raw if _FLOW_PLAIN.match(raw) else json.dumps(node.value, ensure_ascii=False)
 
 
 def _separator(document: Document, node: Node) -> str:
@@ -131,6 +150,18 @@ def insert_before(document: Document, node: Node, index: int, block: str) -> Edi
     return Edit(start, start, _indent(block, document.column(at), _newline(document)))
 
 
+def _spaced(document: Document, node: Node, index: int) -> bool:
+    """Whether a blank line, and it alone, parts an item of a block collection from the one before.
+
+    What is appended is set apart likewise; undo asks the same of the items that remain.
+    """
+    if index < 1:
+        return False
+    start = _block_line(document, node, index)
+    before = document.text[_part_end(node, index - 1) : start]
+    return re.fullmatch(r"[ \t]*(?:#[^\n]*)?\r?\n[ \t]*\r?\n", before) is not None
+
+
 def append_item(document: Document, node: Node, block: str) -> Edit | None:
     """Put an item after the last one; arguments and result as for `insert_before`."""
     count = len(_parts(node))
@@ -143,6 +174,8 @@ def append_item(document: Document, node: Node, block: str) -> Edit | None:
     at = document.line_end(end - 1 if document.text[end - 1 : end] == "\n" else end)
     newline = _newline(document)
     lines = _indent(block, document.column(first), newline)
+    if _spaced(document, node, count - 1):
+        lines = newline + lines
     if document.text[at - 1 : at] != "\n":
         # No line break ends the file, and none shall end it afterwards.
         lines = newline + lines[: -len(newline)]
@@ -187,6 +220,9 @@ def _remove_run(document: Document, node: Node, first: int, last: int) -> Edit:
             hint="Take it out by hand.",
         )
     stop = document.line_end(end - 1 if document.text[end - 1 : end] == "\n" else end)
+    blank = re.search(r"\n\r?\n\Z", document.text[:start][-4:])
+    if blank and last + 1 == len(_parts(node)) and _spaced(document, node, first - 1):
+        start -= 2 if document.text[start - 2 : start] == "\r\n" else 1
     if stop == len(document.text) and not document.text.endswith("\n"):
         start -= 2 if document.text[start - 2 : start] == "\r\n" else 1
     return Edit(start, stop, "")

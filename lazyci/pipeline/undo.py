@@ -47,8 +47,9 @@ def undo_document(document: Document) -> str:
         if id(node) in seen or node.kind in ("alias", "scalar"):
             continue
         seen.add(id(node))
-        stack += node.items
-        stack += [value for _, value in node.entries]
+        # What lazyci put in goes whole; what stands in it needs no edits of its own.
+        stack += [item for item in node.items if not _is_step(item)]
+        stack += [value for key, value in node.entries if not key.value.startswith(_STEP_NAMES)]
         edits += _items(document, node)
         if node.kind == "mapping":
             edits += _entries(document, node)
@@ -144,7 +145,7 @@ def _scripts(document: Document, node: Node) -> Iterator[Edit]:
         nodes = (
             [n for n in value.strings() if n is not value.target] if value.kind != "alias" else []
         )
-        if not any("( lazyci pull " in scalar.value for scalar in nodes):
+        if not any("lazyci pull " in scalar.value for scalar in nodes):
             continue
         embedded = EmbeddedScript(document, nodes, buildkite=key.value != "run")
         for start, end, inner, stop in embedded.script.lazy:
