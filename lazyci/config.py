@@ -34,6 +34,8 @@ FILE_NAME = "lazyci.yaml"
 
 Format = Literal["nydus", "nydus-index", "estargz", "zstdchunked"]
 Publish = Literal["tag", "in-place"]
+# The plugin is found again by its name when its entries are taken out.
+_NAMED_LAZYCI = r"(^|/)lazyci(-buildkite-plugin)?(\.git)?(#.+)?$"
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -112,7 +114,7 @@ class Pull(_Base, frozen=True):
         ),
     ] = "auto"
     plugin: Annotated[
-        _Text,
+        Annotated[str, msgspec.Meta(pattern=_NAMED_LAZYCI)],
         _described(
             "Buildkite plugin that pulls; a path in the repository cannot fail a job by its clone."
         ),

@@ -159,6 +159,12 @@ class Document:
                 self._json = False
         return self._json
 
+    @property
+    def newline(self) -> str:
+        """The line break of the first line, which added lines get, too."""
+        end = self.text.find("\n")
+        return "\r\n" if self.text[max(end - 1, 0) : end] == "\r" else "\n"
+
     def position(self, offset: int) -> tuple[int, int]:
         """Line and column of an offset, both counted from 1."""
         if self._lines is None:

@@ -206,11 +206,11 @@ _gh_steps = st.one_of(
 
 
 @st.composite
-def _workflows(draw: st.DrawFn) -> dict[str, object]:
+def _workflows(draw: st.DrawFn) -> Any:
     jobs: dict[str, object] = {}
     for name in draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True)):
         job: dict[str, object] = {"runs-on": draw(st.sampled_from(["ubuntu-latest", "gpu"]))}
-        if jobs and draw(st.booleans()):
+        if draw(st.booleans()) and jobs:
             job["needs"] = draw(st.sampled_from([list(jobs), next(iter(jobs))]))
         if draw(st.booleans()):
             job["container"] = draw(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render", "render_text", "template_folder"]
 
-_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_./#-]*\Z")
 
 
 def template_folder() -> Path:
@@ -72,7 +72,10 @@ def _environment(folders: tuple[str, ...]) -> SandboxedEnvironment:
 
     # The result is YAML, whose quoting the filters do; HTML's would break it.
     environment = SandboxedEnvironment(
-        loader=FileSystemLoader(folders), undefined=StrictUndefined, autoescape=False
+        loader=FileSystemLoader(folders),
+        undefined=StrictUndefined,
+        autoescape=False,
+        auto_reload=False,
     )
     environment.filters.update(yaml=_yaml, flow=_flow, block=_block)
     return environment
@@ -99,13 +102,12 @@ def render(template: str, overrides: str | None, /, **context: Any) -> str:
 
 def render_text(template: str, overrides: str | None, /, **context: Any) -> tuple[str, str]:
     """Render a template; the result unchecked, and the path of the template for messages."""
-    from jinja2 import TemplateError as JinjaError
-
     folders = ((overrides,) if overrides else ()) + (str(template_folder()),)
     path = next((f"{f}/{template}" for f in folders if Path(f, template).is_file()), template)
     try:
         return _environment(folders).get_template(template).render(context).strip("\n"), path
-    except (JinjaError, OSError, TypeError, ValueError) as error:
+    # Whatever a user's expression raises is the template's fault.
+    except Exception as error:
         line = getattr(error, "lineno", None) or 0
         raise TemplateError(
             f"cannot be rendered: {error}", path=path, line=line, column=1 if line else 0

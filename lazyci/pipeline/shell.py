@@ -330,7 +330,11 @@ class _Reader:
 
 def _is_certain(node: tree_sitter.Node) -> bool:
     above = node.parent
-    while above is not None and above.type in ("redirected_statement", "pipeline"):
+    while above is not None and (
+        above.type in ("redirected_statement", "pipeline")
+        # The first of a list runs whenever the list does.
+        or (above.type == "list" and above.start_byte == node.start_byte)
+    ):
         above = above.parent
     return above is not None and above.type == "program"
 

@@ -69,10 +69,6 @@ def _block_line(document: Document, node: Node, index: int) -> int | None:
     return start if not document.text[start:at].strip(" ") else None
 
 
-def _newline(document: Document) -> str:
-    return "\r\n" if "\r\n" in document.text else "\n"
-
-
 def _indent(block: str, width: int, newline: str) -> str:
     pad = " " * width
     return "".join(f"{pad}{line}{newline}" if line else newline for line in block.splitlines())
@@ -91,7 +87,7 @@ def _flow_item(document: Document, node: Node, block: str) -> str:
     before = document.text[document.line_start(first.start) : first.start]
     spread = not before.strip() and "\n" in document.text[first.start : _part_end(node, 0)]
     text = json.dumps(item_data, ensure_ascii=False, indent=2 if spread else None)
-    text = text.replace("\n", _newline(document) + before) if spread else text
+    text = text.replace("\n", document.newline + before) if spread else text
     return text if node.kind == "sequence" else text[1:-1].strip()
 
 
@@ -113,7 +109,7 @@ def _separator(document: Document, node: Node) -> str:
     first = _parts(node)[0]
     start = document.line_start(first.start)
     before = document.text[start : first.start]
-    return f",{_newline(document)}{before}" if start and not before.strip() else ", "
+    return f",{document.newline}{before}" if start and not before.strip() else ", "
 
 
 def insert_before(document: Document, node: Node, index: int, block: str) -> Edit | None:
@@ -147,7 +143,7 @@ def insert_before(document: Document, node: Node, index: int, block: str) -> Edi
         if not line.startswith("#") or (index == 0 and previous < node.start - 1):
             break
         start = previous
-    return Edit(start, start, _indent(block, document.column(at), _newline(document)))
+    return Edit(start, start, _indent(block, document.column(at), document.newline))
 
 
 def _spaced(document: Document, node: Node, index: int) -> bool:
@@ -172,7 +168,7 @@ def append_item(document: Document, node: Node, block: str) -> Edit | None:
         return Edit(end, end, _separator(document, node) + _flow_item(document, node, block))
     first = _dash(document, node, 0) if node.kind == "sequence" else _parts(node)[0].start
     at = document.line_end(end - 1 if document.text[end - 1 : end] == "\n" else end)
-    newline = _newline(document)
+    newline = document.newline
     lines = _indent(block, document.column(first), newline)
     if _spaced(document, node, count - 1):
         lines = newline + lines
