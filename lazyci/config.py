@@ -36,6 +36,7 @@ Format = Literal["nydus", "nydus-index", "estargz", "zstdchunked"]
 Publish = Literal["tag", "in-place"]
 # The plugin is found again by its name when its entries are taken out.
 _NAMED_LAZYCI = r"(^|/)lazyci(-buildkite-plugin)?(\.git)?(#.+)?$"
+_Platform = Annotated[str, msgspec.Meta(pattern="^[a-z0-9]+(/[a-z0-9.]+){0,3}$")]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -68,14 +69,16 @@ class ImageRule(_Base, frozen=True):
 class Build(_Base, frozen=True):
     """A build that the pipeline's text does not show, because it stands in a script."""
 
-    step: Annotated[_Text, _described("Key of the Buildkite step, or id of the GitHub job.")]
+    step: Annotated[
+        _Text, _described("Key or label of the Buildkite step, or id of the GitHub job.")
+    ]
     image: Annotated[
         _Text | list[_Text],
         _described(
             "References that it pushes, written as in the pipeline (variables and expressions too)."
         ),
     ]
-    platforms: Annotated[list[_Text], _described("Platforms to convert; all by default.")] = []
+    platforms: Annotated[list[_Platform], _described("Platforms to convert; all by default.")] = []
 
 
 class Convert(_Base, frozen=True):

@@ -18,10 +18,22 @@ import yaml
 
 from lazyci.errors import InputError
 
-__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "Document", "Node", "decode", "parse", "to_data"]
+__all__ = [
+    "MAX_CHARACTERS",
+    "MAX_DATA",
+    "MAX_DEPTH",
+    "Document",
+    "Node",
+    "Verbatim",
+    "decode",
+    "parse",
+    "to_data",
+]
 
 # Generators print up to some MB (500 jobs a Buildkite upload); beyond this it is no pipeline.
 MAX_CHARACTERS = 32 * 1024 * 1024
+# Values are copied into steps: agents, a matrix, a login. None comes near this.
+MAX_DATA = 20_000
 # The deepest of the public pipelines that we know nests 14 levels.
 MAX_DEPTH = 200
 
@@ -33,6 +45,8 @@ _PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*(?:[ \t]+|(?=[\r\n]|$)))+")
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?\Z")
+# Numbers of other forms, and YAML 1.1's further words for true and false.
+_DISPUTED = re.compile(r"(?:[-+.]?[0-9][0-9A-Za-z_.,:+-]*|(?i:y|n|yes|no|on|off))\Z")
 
 Kind = Literal["scalar", "mapping", "sequence", "alias"]
 
@@ -78,8 +92,14 @@ class Node:
                 return name, value
         return None
 
-    def effective(self) -> dict[str, tuple[Node, Node]]:
-        """Keys to entries with merge keys resolved; the value of an entry may be an alias."""
+    def effective(self, depth: int = 0) -> dict[str, tuple[Node, Node]]:
+        """Keys to entries with merge keys resolved; the value of an entry may be an alias.
+
+        Raises:
+            InputError: Merge keys lead through more than `MAX_DEPTH` mappings.
+        """
+        if depth > MAX_DEPTH:
+            raise InputError(f"merge keys lead through more than {MAX_DEPTH} mappings")
         node = self.real
         if node.kind != "mapping":
             return {}
@@ -91,7 +111,7 @@ class Node:
             for name, value in node.entries:
                 if name.kind == "scalar" and name.value == _MERGE:
                     for source in value.real.items or [value]:
-                        for key, entry in source.effective().items():
+                        for key, entry in source.effective(depth + 1).items():
                             result.setdefault(key, entry)
         return node._effective
 
@@ -235,26 +255,56 @@ def parse(text: str, path: str = "<text>") -> Document:
     """
     if len(text) > MAX_CHARACTERS:
         raise _too_large(len(text), path)
+    if "\r" in text:
+        lone = re.search(r"\r(?!\n)", text)
+        if lone:
+            raise _Composer(text, path).error(
+                "a carriage return without a line feed", lone.start(), "Save it with LF or CRLF."
+            )
     return _Composer(text, path).compose()
 
 
-def to_data(node: Node) -> object:
-    """A node as plain data by YAML 1.2's core schema, merge keys resolved."""
-    node = node.real
-    if node.kind == "mapping":
-        return {key: to_data(value) for key, (_, value) in node.effective().items()}
-    if node.kind == "sequence":
-        return [to_data(item) for item in node.items]
-    value = node.value
-    if node.style:
-        return value
+class Verbatim(str):
+    """A plain scalar whose type readers disagree about, such as `0123`; it is copied as it is."""
+
+    __slots__ = ()
+
+
+def to_data(node: Node) -> Any:
+    """A node as plain data by YAML 1.2's core schema, merge keys resolved.
+
+    Raises:
+        InputError: Aliases make it more than `MAX_DATA` nodes.
+    """
+    return _Data().read(node)
+
+
+class _Data:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def read(self, node: Node) -> Any:
+        self.count += 1
+        if self.count > MAX_DATA:
+            raise InputError(f"aliases make more than {MAX_DATA} nodes of one value")
+        node = node.real
+        if node.kind == "mapping":
+            return {key: self.read(value) for key, (_, value) in node.effective().items()}
+        if node.kind == "sequence":
+            return [self.read(item) for item in node.items]
+        return node.value if node.style else _plain(node.value)
+
+
+def _plain(value: str) -> Any:
     if value in ("", "~", "null", "Null", "NULL"):
         return None
-    if value.lower() in ("true", "false"):
+    if value in ("true", "True", "TRUE", "false", "False", "FALSE"):
         return value.lower() == "true"
     if _INT.match(value):
-        return int(value)
-    return float(value) if _FLOAT.match(value) else value
+        return int(value) if len(value) < 19 and str(int(value)) == value else Verbatim(value)
+    if _FLOAT.match(value):
+        return float(value) if repr(float(value)) == value else Verbatim(value)
+    return Verbatim(value) if _DISPUTED.match(value) else value
 
 
 def _libyaml(text: str) -> Iterator[Any]:

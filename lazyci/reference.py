@@ -12,8 +12,9 @@ from fnmatch import fnmatchcase
 
 __all__ = ["Reference", "normalize", "split"]
 
-_EXPRESSION = re.compile(r"\$\{\{.*?\}\}|\{\{.*?\}\}", re.DOTALL)
-_VARIABLE = re.compile(r"\$?\$\{(\w+)\}|\$\$(\w+)")
+# Each stops at the next opening braces, so that none is searched for the end of another.
+_EXPRESSION = re.compile(r"\$?\{\{(?:(?!\{\{).)*?\}\}", re.DOTALL)
+_VARIABLE = re.compile(r"[$\\]?\$(?:\{(\w+)\}|([A-Za-z_]\w*))")
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
@@ -22,12 +23,14 @@ class Reference:
     """A reference taken apart.
 
     Attributes:
-        text: The whole, as normalized.
+        raw: The whole, as it is written.
+        text: The whole, as normalized, to compare it with others.
         repository: Registry and repository.
         tag: The tag, or an empty text.
         digest: The digest, or an empty text.
     """
 
+    raw: str
     text: str
     repository: str
     tag: str
@@ -61,19 +64,20 @@ class Reference:
 
 
 def normalize(text: str) -> str:
-    """One spelling for the same thing: `$X` for `${X}` and `$$X`, no blanks in expressions."""
+    """One spelling for the same thing: `${X}` for `$X` and `$$X`, no blanks in expressions."""
     text = _EXPRESSION.sub(lambda found: re.sub(r"\s+", "", found.group()), text)
-    return _VARIABLE.sub(lambda found: f"${found[1] or found[2]}", text)
+    return _VARIABLE.sub(lambda found: f"${{{found[1] or found[2]}}}", text)
 
 
 def split(text: str) -> Reference:
     """Take a reference apart; never fails, since what a variable holds is not known."""
-    text = normalize(text.strip())
+    raw = text.strip()
+    text = normalize(raw)
     masked = _EXPRESSION.sub(lambda found: "E" * len(found.group()), text)
     at = masked.find("@")
     digest = text[at + 1 :] if at >= 0 else ""
     end = at if at >= 0 else len(text)
     colon = masked.rfind(":", masked.rfind("/", 0, end) + 1, end)
     if colon < 0:
-        return Reference(text, text[:end], "", digest)
-    return Reference(text, text[:colon], text[colon + 1 : end], digest)
+        return Reference(raw, text, text[:end], "", digest)
+    return Reference(raw, text, text[:colon], text[colon + 1 : end], digest)

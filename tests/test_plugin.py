@@ -48,7 +48,8 @@ ALWAYS = {"BUILDKITE_PLUGIN_LAZYCI_ALWAYS_PULL": "true"}
 
 
 def test_lazy_pull(agent: Path) -> None:
-    assert hook(agent)[:2] == (0, ["lazyci pull reg/a:1"])
+    assert hook(agent)[:2] == (0, ["lazyci pull --if-missing reg/a:1"])
+    assert hook(agent, **ALWAYS)[:2] == (0, ["lazyci pull reg/a:1"])
 
 
 def test_options(agent: Path) -> None:
@@ -57,7 +58,9 @@ def test_options(agent: Path) -> None:
         BUILDKITE_PLUGIN_LAZYCI_WAIT="30",
         BUILDKITE_PLUGIN_LAZYCI_PLATFORM="linux/arm64",
     )
-    assert (status, calls) == (0, ["lazyci pull --wait 30 --platform linux/arm64 reg/a:1"])
+    (call,) = calls
+    assert status == 0
+    assert call == "lazyci pull --if-missing --wait 30 --platform linux/arm64 reg/a:1"
 
 
 def test_missing_lazyci_does_nothing(agent: Path) -> None:

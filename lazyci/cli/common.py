@@ -11,6 +11,7 @@ import click
 
 from lazyci.config import Settings, find_settings, load_settings
 from lazyci.document import decode
+from lazyci.errors import ConfigError
 from lazyci.files import read_bytes
 from lazyci.pipeline import Result, rewrite
 
@@ -40,6 +41,8 @@ def settings_from(path: Path | None) -> Settings:
         return settings
     import msgspec
 
+    if not (found.parent / settings.templates).is_dir():
+        raise ConfigError(f"`templates`: there is no folder {settings.templates}", path=str(found))
     return msgspec.structs.replace(settings, templates=str(found.parent / settings.templates))
 
 

@@ -50,8 +50,16 @@ class _Commands(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
+        arguments = [*ctx._protected_args, *ctx.args]
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            if arguments[:1] == ["generate"] and "-" in arguments and "--strict" not in arguments:
+                # The pipeline is uploaded whatever happens to the filter, a wrong option included.
+                click.echo(f"lazyci: the pipeline is passed on unchanged: {error}", err=True)
+                sys.stdout.buffer.write(sys.stdin.buffer.read())
+                return None
+            raise
         except LazyciError as error:
             click.echo(f"lazyci: {error}", err=True)
             sys.exit(error.exit_code)

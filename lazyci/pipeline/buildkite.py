@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lazyci.config import Settings
 from lazyci.document import Document, Node, to_data
 from lazyci.pipeline import buildkite_plugins as plugins
@@ -40,6 +42,10 @@ class _Planner:
         self.conversions = Conversions(self.selection, self.pipeline.by_key)
         # Keys for steps that had none.
         self.new_keys: dict[int, str] = {}
+        # Conversions in place that a step waits for.
+        self.waiting: dict[int, tuple[Step, list[str]]] = {}
+        # Keys of the steps whose pulls are lazy.
+        self.pulling: list[str] = []
 
     def fill(self) -> None:
         finds = self.pipeline.find()
@@ -64,7 +70,7 @@ class _Planner:
 
     def site(self, find: Find[Step], change: str, reason: str) -> None:
         line, column = self.document.position(find.offset)
-        image = find.reference.text if find.reference else find.shown
+        image = find.reference.raw if find.reference else find.shown
         self.plan.sites.append(
             Site(find.role, line, column, find.owner.where, find.means, image, change, reason)
         )
@@ -78,7 +84,9 @@ class _Planner:
             problem = "its step is skipped"
         key = step.key
         if not problem and not key:
-            if self.document.is_shared(step.node):
+            if step.node.first("key", "id", "identifier") is not None:
+                problem = "the `key` of its step is empty"
+            elif self.document.is_shared(step.node):
                 problem = "its step has no `key`, and is an anchor that others use; give it one"
             else:
                 key = self.new_key(step, reference)  # type: ignore[arg-type]
@@ -88,7 +96,7 @@ class _Planner:
             return
         # A build that names one image under several platforms converts them all at once.
         conversion = self.conversions.add(
-            reference, find.spelled or reference.text, key, self.platforms(find), step.condition
+            reference, reference.raw, key, self.platforms(find), step.condition
         )
         self.context(conversion, step)
         self.site(find, f"convert step {conversion.name} after it", "it publishes this image")
@@ -115,6 +123,7 @@ class _Planner:
         agents = step.node.get("agents")
         branches = step.node.get("branches")
         matrix = step.node.get("matrix")
+        changed = step.node.get("if_changed")
         login = self.settings.convert.credentials or plugins.credentials(step.plugins)
         if not login and logs_in(step.node):
             self.pipeline.notes.append(
@@ -124,6 +133,7 @@ class _Planner:
         conversion.context = {
             "agents": {"queue": queue} if queue else to_data(agents) if agents else None,
             "branches": _words(to_data(branches)) if branches else "",
+            "if_changed": to_data(changed) if changed else None,
             "matrix": to_data(matrix) if matrix and Conversions.uses_matrix(conversion) else None,
             "plugins": login,
         }
@@ -152,6 +162,7 @@ class _Planner:
             self.site(find, "", problem or "its place in the text leaves no room for an edit")
             return
         self.plan.edits += edits
+        self.pulling += [find.owner.key] if find.owner.key else []
         if "plugin" in find.means:
             self.plan.needs.add(self.settings.pull.plugin)
         self.site(find, find.change, "its image has a lazy variant")
@@ -167,38 +178,58 @@ class _Planner:
         if not serving:
             self.site(find, "", "published in place elsewhere; nothing to change here")
             return
-        edit = self.wait_for(find.owner, [conversion.name for conversion in serving])
-        if edit is None:
+        step = find.owner
+        builds = {name for conversion in serving for name in conversion.builds}
+        if not self.can_wait(step):
             self.site(
-                find,
-                "",
-                "it must wait for the in-place conversion: give its step a `depends_on` of its own",
+                find, "", "it must wait for the conversion: give its step a `depends_on` of its own"
             )
-            return
-        self.plan.edits.append(edit)
-        self.site(find, f"waits for {serving[0].name}", "the image is converted in place")
+        elif step.key and step.key in self.dependencies_of(builds) | builds:
+            self.site(find, "", "the build of its image waits for it")
+        else:
+            names = [conversion.name for conversion in serving]
+            self.waiting.setdefault(id(step), (step, []))[1].extend(names)
+            self.site(find, f"waits for {names[0]}", "the image is converted in place")
 
-    def wait_for(self, step: Step, names: list[str]) -> Edit | None:
+    def dependencies_of(self, keys: Iterable[str]) -> set[str]:
+        """Keys of all steps that these wait for by `depends_on`, directly or by others."""
+        found: set[str] = set()
+        pending = list(keys)
+        while pending:
+            step = self.pipeline.by_key.get(pending.pop())
+            new = set(step.depends_on) - found if step is not None else set()
+            found |= new
+            pending += new
+        return found
+
+    def can_wait(self, step: Step) -> bool:
+        # Without a list of its own the step waits by its place, which an explicit one would undo.
+        entry = step.node.own("depends_on")
+        if entry is None or self.document.is_shared(step.node) or self.document.is_shared(entry[1]):
+            return False
+        value = entry[1]
+        lone = value.kind == "scalar" and value.value not in ("", "~", "null")
+        return bool(value.items) or (lone and value.style not in ("|", ">"))
+
+    def wait_for(self, step: Step, names: list[str]) -> list[Edit]:
         """Add conversions to a step's `depends_on`; undo knows them by their names.
 
         A lone scalar becomes a list with lazyci's entries first; in a list they come last. So undo
         can tell which it was.
         """
         entry = step.node.own("depends_on")
-        # Without a list of its own the step waits by its place, which an explicit one would undo.
-        if entry is None or self.document.is_shared(step.node) or self.document.is_shared(entry[1]):
-            return None
-        value = entry[1]
-        items = [f"{{step: {name}, allow_failure: true}}" for name in names]
-        if value.kind == "scalar" and value.value and value.style not in ("|", ">"):
+        value = entry[1] if entry is not None else step.node
+        if value.kind == "scalar":
+            quote = '"' if self.document.is_json else ""
             raw = self.document.text[value.start : value.end]
-            if self.document.text[:1] in "{[":
-                items = [f'{{"step": "{name}", "allow_failure": true}}' for name in names]
-            return Edit(value.start, value.end, f"[{', '.join([*items, raw])}]")
-        if value.kind == "sequence" and value.items:
-            block = "\n".join(f"- {item}" for item in items)
-            return append_item(self.document, value, block) if len(items) == 1 else None
-        return None
+            ours = (
+                f"{{{quote}step{quote}: {quote}{name}{quote}, {quote}allow_failure{quote}: true}}"
+                for name in names
+            )
+            return [Edit(value.start, value.end, f"[{', '.join([*ours, raw])}]")]
+        blocks = (f"- {{step: {name}, allow_failure: true}}" for name in names)
+        edits = [append_item(self.document, value, block) for block in blocks]
+        return [edit for edit in edits if edit is not None]
 
     # Adding
 
@@ -208,6 +239,8 @@ class _Planner:
         if steps is None:
             return
         templates = self.settings.templates
+        for step, names in self.waiting.values():
+            self.plan.edits += self.wait_for(step, list(dict.fromkeys(names)))
         for conversion in self.conversions.all:
             block = render(
                 "buildkite/convert-step.yml.j2",
@@ -226,7 +259,14 @@ class _Planner:
         if self.settings.report and self.plan.edits:
             queue = self.settings.convert.queue
             agents = {"queue": queue} if queue else None
-            self.append(steps, render("buildkite/report-step.yml.j2", templates, agents=agents))
+            after = [*self.pulling, *(conversion.name for conversion in self.conversions.all)]
+            block = render(
+                "buildkite/report-step.yml.j2",
+                templates,
+                agents=agents,
+                after=list(dict.fromkeys(after)),
+            )
+            self.append(steps, block)
 
     def append(self, steps: Node, block: str) -> None:
         edit = append_item(self.document, steps, block)

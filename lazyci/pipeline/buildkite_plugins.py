@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lazyci.config import Settings
 from lazyci.document import Document, Node, to_data
 from lazyci.pipeline.model import Selection
+from lazyci.pipeline.names import plugin_name
 from lazyci.pipeline.render import render
 from lazyci.pipeline.scripts import Find
 from lazyci.pipeline.splice import Edit, append_item, insert_before
@@ -54,6 +55,8 @@ class Plugin:
         index: Its place in there.
         data: The plugin as plain data, as one item of a list.
         local: Whether it is a path in the repository.
+        later_login: Whether a plugin after it logs in. Hooks of plugins in the repository, such as
+            lazyci's, run after all others all the same.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Plugin:
     index: int
     spelled: str
     local: bool
+    later_login: bool = False
 
     @property
     def data(self) -> dict[str, Any]:
@@ -84,16 +88,17 @@ def plugins_of(step: Node) -> list[Plugin]:
             found.append(_plugin(node.value, None, holder, index))
         for name, (_, value) in node.effective().items():
             found.append(_plugin(name, value.real, holder, index))
+    login = False
+    for plugin in reversed(found):
+        plugin.later_login = login
+        login = login or bool(_LOGIN.match(plugin.name))
     return found
 
 
 def _plugin(spelled: str, config: Node | None, holder: Node, index: int) -> Plugin:
-    path, _, version = spelled.partition("#")
-    name = (
-        path.rstrip("/").rpartition("/")[2].removesuffix(".git").removesuffix("-buildkite-plugin")
-    )
+    name, version = plugin_name(spelled), spelled.partition("#")[2]
     mapping = config if config is not None and config.kind == "mapping" else None
-    return Plugin(name, version, mapping, holder, index, spelled, path.startswith((".", "/")))
+    return Plugin(name, version, mapping, holder, index, spelled, spelled.startswith((".", "/")))
 
 
 def credentials(plugins: list[Plugin]) -> list[dict[str, Any]]:
@@ -143,8 +148,15 @@ def _docker(
     find = Find("pull", image.start, step, "docker plugin", reference)
     if config.get("load") is not None:
         find.problem = "the image comes from a file (`load`)"
+    elif config.text("expand-image-vars").lower() in _TRUE:
+        find.problem = "its image is only known at run time (`expand-image-vars`)"
+    else:
+        find.problem = _no_room(plugin, settings)
     policy = config.effective().get("always-pull")
     always = policy is not None and policy[1].real.value.lower() in _TRUE
+    if always and policy is not None and document.is_shared(policy[1]):
+        find.problem = find.problem or "its always-pull is an anchor that other keys use"
+    find.pull_policy = policy[1] if policy is not None else None
     find.change = "lazyci plugin before it pulls"
     if always:
         find.change += "; always-pull becomes false"
@@ -161,6 +173,15 @@ def _docker(
 
     find.edits = edits
     yield find
+
+
+def _no_room(plugin: Plugin, settings: Settings) -> str:
+    """Why no plugin can be put before this one."""
+    if plugin.holder.kind == "mapping":
+        return "its plugins are one mapping; write them as a list"
+    if plugin.later_login and not settings.pull.plugin.startswith("."):
+        return "a plugin after it logs in, and plugins that are cloned run in their order"
+    return ""
 
 
 def _interpolated(document: Document, text: str) -> str:
@@ -217,6 +238,8 @@ def _compose(
         find = Find("pull", run.start, step, _COMPOSE_RUN, reference, shown=run.value)
         if config.get("pull") is not None:
             find.problem = "its `pull` names more images, which skip-pull would leave out"
+        elif _no_room(plugin, settings):
+            find.problem = _no_room(plugin, settings)
         elif config.text("skip-pull").lower() in ("false", "off", "0", "no"):
             find.problem = "its skip-pull is set to false"
         find.edits = lambda: _compose_edits(document, settings, plugin, config, find)
@@ -266,7 +289,7 @@ def _compose_edits(
         "buildkite/pull-plugin.yml.j2",
         settings.templates,
         plugin=settings.pull.plugin,
-        image=_quoted(find.reference.text),
+        image=_quoted(find.reference.raw),
         platform="",
         # The compose plugin would have pulled for itself.
         always_pull="" if skips is not None else "true",
@@ -285,16 +308,9 @@ def shared_pull_settings(finds: list[Find[Step]], selection: Selection) -> dict[
     """Docker sites whose `always-pull` serves other images, too, and so cannot become false."""
     users: dict[int, list[tuple[Find[Step], bool]]] = {}
     for find in finds:
-        if find.means != "docker plugin" or find.reference is None:
-            continue
-        for plugin in find.owner.plugins:
-            config = plugin.config
-            if plugin.name != "docker" or config is None or config.get("image") is None:
-                continue
-            entry = config.effective().get("always-pull")
-            if entry is not None and config.get("image").start == find.offset:  # type: ignore[union-attr]
-                lazy = not find.problem and not selection.refuse(find.reference)
-                users.setdefault(id(entry[1]), []).append((find, lazy))
+        if find.pull_policy is not None and find.reference is not None:
+            lazy = not find.problem and not selection.refuse(find.reference)
+            users.setdefault(id(find.pull_policy), []).append((find, lazy))
     reason = "its always-pull comes from an anchor that serves other images, too"
     return {
         id(find): reason

@@ -10,7 +10,7 @@ from lazyci.config import Settings
 from lazyci.document import Document, Node
 from lazyci.pipeline import buildkite_plugins as plugins
 from lazyci.pipeline.embedded import EmbeddedScript
-from lazyci.pipeline.scripts import NAMED, Find, find_in_script
+from lazyci.pipeline.scripts import MAX_REFERENCE, NAMED, Find, find_in_script
 from lazyci.pipeline.shell import Part, Unknown, Variable
 from lazyci.reference import split
 
@@ -42,6 +42,15 @@ class Step:
     @property
     def key(self) -> str:
         return self.node.text(*_KEY)
+
+    @property
+    def depends_on(self) -> list[str]:
+        """Keys of the steps that it names in `depends_on`."""
+        node = self.node.get("depends_on")
+        if node is None:
+            return []
+        items = [item.text("step") for item in node.children() if item.kind == "mapping"]
+        return [item.value for item in node.strings()] + items
 
     @property
     def condition(self) -> str:
@@ -155,6 +164,8 @@ class Pipeline:
                 if value is None:
                     return None
                 text += value
+            if len(text) > MAX_REFERENCE:
+                return None
         return text
 
     def _variable(
@@ -177,8 +188,9 @@ class Pipeline:
 
     def _hidden_builds(self) -> list[Find[Step]]:
         finds: list[Find[Step]] = []
+        by_label = {step.where: step for step in self.steps}
         for build in self.settings.builds:
-            step = self.by_key.get(build.step)
+            step = self.by_key.get(build.step) or by_label.get(build.step)
             if step is None:
                 self.notes.append(
                     f"lazyci.yaml names a build in step `{build.step}`, which is not here"
@@ -194,7 +206,6 @@ class Pipeline:
                         NAMED,
                         split(image),
                         platforms=tuple(build.platforms),
-                        spelled=image,
                     )
                 )
         return finds

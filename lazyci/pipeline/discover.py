@@ -84,7 +84,7 @@ def discover(texts: Iterable[tuple[str, str]]) -> Discovery:
                 continue
             result.repositories.append(reference.repository)
             for name in waits.get(site.where.partition(" / ")[0], [])[:1]:
-                guesses.append((HiddenBuild(name, reference.text), reference))
+                guesses.append((HiddenBuild(name, reference.raw), reference))
     result.repositories = list(dict.fromkeys(result.repositories))
     published = {name for plan in result.plans for name in plan.published}
     for guess, reference in guesses:
@@ -103,7 +103,7 @@ def _mirror(reference: Reference, repositories: list[str]) -> bool:
 def _waits(document: Document, plan: Plan) -> dict[str, list[str]]:
     """Names of steps or jobs to the names of those that they wait for."""
     if plan.system == "buildkite":
-        return {step.where: _names(step.node.get("depends_on")) for step in steps_of(document)}
+        return {step.where: step.depends_on for step in steps_of(document)}
     jobs = document.root.real.get("jobs")
     entries = jobs.effective() if jobs is not None else {}
     return {name: _names(job.real.get("needs")) for name, (_, job) in entries.items()}

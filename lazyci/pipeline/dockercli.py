@@ -18,6 +18,8 @@ __all__ = ["DockerCall", "read_command"]
 _WRAPPERS = frozenset(
     ("sudo", "time", "timeout", "nice", "ionice", "env", "command", "stdbuf", "exec", "setsid")
 )
+# A duration, a count, or an assignment.
+_VALUE = re.compile(r"(?:[0-9.]+[smhd]?|[A-Za-z_]\w*=.*)\Z")
 _RETRY = re.compile(r"(?:.*[/_-])?retry(?:[_-].*)?\Z")
 _ENGINES = re.compile(r"(?:.*/)?(?:docker|buildctl)\Z")
 _GLOBAL_FLAGS = frozenset(("-D", "--debug", "--tls", "--tlsverify"))
@@ -109,10 +111,19 @@ def _problem_before(command: Command, before: tuple[Word, ...]) -> str:
 
 
 def _runs_it(before: tuple[Word, ...]) -> bool:
-    if not before:
-        return True
-    first = before[0].literal or ""
-    return first in _WRAPPERS or bool(_RETRY.match(first))
+    """Whether the words before `docker` only wrap it: options, their values, and wrappers."""
+    option = False
+    for index, word in enumerate(before):
+        text = word.literal or word.head
+        wraps = text in _WRAPPERS or _RETRY.match(text)
+        if index == 0 and not wraps:
+            return False
+        harmless = wraps or text.startswith("-") or _VALUE.match(text) or option
+        if not harmless:
+            return False
+        # The word after a short option may be its value; the next one may not.
+        option = text.startswith("-") and not text.startswith("--")
+    return True
 
 
 def _read_verb(

@@ -12,21 +12,26 @@ from collections.abc import Callable, Iterator, Mapping
 __all__ = [
     "bare",
     "bound_to_job",
+    "condition",
+    "first_known",
     "from_shell",
     "jobs_read",
+    "reads_files",
     "reads_matrix",
     "substitute_env",
-    "truth",
 ]
 
-_EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
+_EXPRESSION = re.compile(r"\$\{\{((?:(?!\$\{\{).)*?)\}\}", re.DOTALL)
 _CONTEXT = re.compile(
     r"(?<![\w.'-])(github|needs|strategy|matrix|job|jobs|runner|env|vars|secrets|inputs|steps)\s*[.\[]"
 )
-_NEEDS = re.compile(r"\bneeds\s*\.\s*([A-Za-z_][\w-]*)")
+_NEEDS = re.compile(r"\bneeds\s*(?:\.\s*([A-Za-z_][\w-]*)|\[\s*'([\w-]+)'\s*\])")
 _ENV = re.compile(r"\$\{\{\s*env\.([A-Za-z_]\w*)\s*\}\}")
 _STATUS = re.compile(r"\b(?:always|success|failure|cancelled)\s*\(")
 _BOUND = frozenset(("env", "steps", "job", "runner", "strategy"))
+# What the `if` of a job may read.
+_IN_CONDITION = frozenset(("github", "needs", "vars", "inputs"))
+_FILES = re.compile(r"\bhashFiles\s*\(")
 # Default variables that have an expression of the same value in every job.
 _DEFAULTS = {
     "GITHUB_SHA": "github.sha",
@@ -49,23 +54,36 @@ def from_shell(name: str) -> str | None:
 
 
 def _bodies(text: str) -> Iterator[str]:
+    """Expressions in a text, with their string literals emptied."""
     for found in _EXPRESSION.finditer(text):
         yield re.sub(r"'(?:[^']|'')*'", "''", found[1])
 
 
+def _contexts(text: str) -> set[str]:
+    return {name for body in _bodies(text) for name in _CONTEXT.findall(body)}
+
+
 def bound_to_job(text: str) -> bool:
     """Whether a text reads what only its own job knows (`steps`, `env`, …)."""
-    return any(name in _BOUND for body in _bodies(text) for name in _CONTEXT.findall(body))
+    return bool(_contexts(text) & _BOUND)
+
+
+def reads_files(text: str) -> bool:
+    """Whether a text depends on the files of the job's checkout."""
+    return any(map(_FILES.search, _bodies(text)))
 
 
 def reads_matrix(text: str) -> bool:
     """Whether a text differs from one leg of a matrix to the next."""
-    return any("matrix" in _CONTEXT.findall(body) for body in _bodies(text))
+    return "matrix" in _contexts(text)
 
 
 def jobs_read(text: str) -> list[str]:
     """Jobs whose results a text reads through `needs`, in order."""
-    return list(dict.fromkeys(name for body in _bodies(text) for name in _NEEDS.findall(body)))
+    # Names in `needs['x']` are string literals, so the whole expressions are looked at.
+    bodies = [found[1] for found in _EXPRESSION.finditer(text)]
+    names = (a or b for body in bodies for a, b in _NEEDS.findall(body))
+    return list(dict.fromkeys(names))
 
 
 def substitute_env(text: str, lookup: Callable[[str], str | None]) -> str:
@@ -89,14 +107,22 @@ def bare(condition: str) -> str:
     return (found[1] if found and "${{" not in found[1] else condition).strip()
 
 
-def truth(condition: str) -> str | None:
-    """A job's `if` that holds when an action takes the value for true, or None.
+def condition(text: str, *, compared: bool) -> str | None:
+    """A value as the `if` of another job, or None when a job's `if` cannot read it.
 
-    Actions compare the text with `true`; a string such as `'false'` would be true in an `if`.
+    Args:
+        text: The value, one expression with `${{ }}`.
+        compared: Whether the value holds when it is the text `true`, as an action's input does; an
+            `if` holds for anything but an empty value, zero and false.
     """
-    inner = bare(condition)
-    if "${{" in inner or _STATUS.search(inner):
+    inner = bare(text)
+    whole = f"${{{{ {inner} }}}}"
+    if "${{" in inner or _STATUS.search(inner) or reads_files(whole):
         return None
+    if not _contexts(whole) <= _IN_CONDITION:
+        return None
+    if not compared:
+        return f"({inner})" if re.search(r"&&|\|\|", inner) else inner
     if re.search(r"(?:==|!=)\s*(?:'[^']*'|\w+)\Z", inner) and not re.search(r"&&|\|\|", inner):
         return inner
     return f"format('{{0}}', {inner}) == 'true'"

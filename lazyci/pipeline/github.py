@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+
 from lazyci.config import Settings
 from lazyci.document import Document, Node
 from lazyci.pipeline import expressions as ex
@@ -11,6 +14,7 @@ from lazyci.pipeline.github_jobs import Handover
 from lazyci.pipeline.github_sites import CONTAINER_MEANS, Job, Place, Workflow, hosted_runner
 from lazyci.pipeline.model import Plan, Selection, Site
 from lazyci.pipeline.render import render
+from lazyci.pipeline.scalar import is_plain_in_block
 from lazyci.pipeline.scripts import NAMED, Find
 from lazyci.pipeline.splice import Edit, append_item, insert_before
 from lazyci.reference import Reference, split
@@ -42,6 +46,8 @@ class _Planner:
         self.switch = _SWITCH if switched else ""
         self.building: set[str] = set()
         self.pulling: dict[str, int] = {}
+        # Conversions in place that a job waits for.
+        self.waiting: dict[str, list[str]] = {}
 
     def fill(self) -> None:
         finds = self.workflow.find()
@@ -72,7 +78,7 @@ class _Planner:
 
     def site(self, find: Find[Place], change: str, reason: str) -> None:
         line, column = self.document.position(find.offset)
-        image = find.reference.text if find.reference else find.shown
+        image = find.reference.raw if find.reference else find.shown
         self.plan.sites.append(
             Site(find.role, line, column, find.owner.where, find.means, image, change, reason)
         )
@@ -93,7 +99,7 @@ class _Planner:
             problem = "a composite action holds no jobs; name its build where it is used (`builds`)"
         image = condition = ""
         if not problem and reference is not None:
-            image, problem = self.handover.portable(place, find.spelled, "images")
+            image, problem = self.handover.portable(place, reference.raw, "images")
         if not problem:
             condition, problem = self.handover.condition(place)
         if problem or reference is None:
@@ -181,29 +187,53 @@ class _Planner:
         if not serving:
             self.site(find, "", "published in place elsewhere; nothing to change here")
             return
-        if serving[0].condition:
+        job = find.owner.job
+        builds = {name for conversion in serving for name in conversion.builds}
+        if any(conversion.condition for conversion in serving):
+            self.site(find, "", "its conversion has a condition, so waiting could skip this job")
+        elif not builds <= self.needs_of([job.name]):
+            # One that it does not wait for may be skipped, and would have it skipped, too.
             self.site(
-                find, "", "its conversion has a condition; waiting for it could skip this job"
+                find, "", "it does not wait for all builds of its image: name them in `needs`"
             )
-            return
-        edit = self.wait_for(find.owner.job, serving[0].name)
-        if edit is None:
-            self.site(find, "", "it must wait for the in-place conversion: give its job `needs`")
-            return
-        self.plan.edits.append(edit)
-        self.site(find, f"waits for {serving[0].name}", "the image is converted in place")
+        elif job.name in self.needs_of(builds) | builds:
+            self.site(find, "", "the build of its image waits for it")
+        elif not self.can_wait(job):
+            self.site(find, "", "its `needs` come from an anchor or are written unusually")
+        else:
+            names = [conversion.name for conversion in serving]
+            self.waiting.setdefault(job.name, []).extend(names)
+            self.site(find, f"waits for {names[0]}", "the image is converted in place")
 
-    def wait_for(self, job: Job, name: str) -> Edit | None:
-        """Add a conversion to a job's `needs`; first when it was a lone name, else last."""
+    def needs_of(self, names: Iterable[str]) -> set[str]:
+        """All jobs that these wait for, directly or by others."""
+        found: set[str] = set()
+        pending = list(names)
+        while pending:
+            job = self.workflow.by_name.get(pending.pop())
+            needs = job.node.get("needs") if job is not None else None
+            new = {node.value for node in needs.strings()} - found if needs is not None else set()
+            found |= new
+            pending += new
+        return found
+
+    def can_wait(self, job: Job) -> bool:
         entry = job.node.own("needs")
         if entry is None or self.document.is_shared(job.node) or self.document.is_shared(entry[1]):
-            return None
+            return False
         value = entry[1]
-        if value.kind == "scalar" and value.value and not value.style:
-            return Edit(value.start, value.end, f"[{name}, {value.value}]")
-        if value.kind == "sequence" and value.items:
-            return append_item(self.document, value, f"- {name}")
-        return None
+        return bool(value.items) or (
+            value.kind == "scalar" and bool(value.value) and not value.style
+        )
+
+    def wait_for(self, job: Job, names: list[str]) -> list[Edit]:
+        """Add conversions to a job's `needs`: first when it was a lone name, else last."""
+        entry = job.node.own("needs")
+        value = entry[1] if entry is not None else job.node
+        if value.kind == "scalar":
+            return [Edit(value.start, value.end, f"[{', '.join([*names, value.value])}]")]
+        edits = [append_item(self.document, value, f"- {name}") for name in names]
+        return [edit for edit in edits if edit is not None]
 
     # Adding
 
@@ -221,6 +251,9 @@ class _Planner:
             if edit is not None:
                 self.plan.edits.append(edit)
                 self.plan.needs.add(self.settings.pull.action)
+        for name, waits in self.waiting.items():
+            unique = list(dict.fromkeys(waits))
+            self.plan.edits += self.wait_for(self.workflow.by_name[name], unique)
         for name, outputs in self.handover.outputs.items():
             self.add_outputs(self.workflow.by_name[name], outputs)
         jobs = self.workflow.root.get("jobs")
@@ -260,17 +293,15 @@ class _Planner:
             self.plan.edits.append(edit)
 
     def add_outputs(self, job: Job, outputs: dict[str, str]) -> None:
+        blocks = [f"{name}: {_in_block(value)}" for name, value in outputs.items()]
         existing = job.node.own("outputs")
-        for name, value in outputs.items():
-            block = (
-                f"{name}: {value}" if "\n" not in value else f"{name}: {' '.join(value.split())}"
-            )
-            if existing is not None and existing[1].kind == "mapping" and existing[1].entries:
-                edit = append_item(self.document, existing[1], block)
-            else:
-                lines = "\n".join(f"  {key}: {text}" for key, text in outputs.items())
-                edit = insert_before(self.document, job.node, 1, f"outputs:\n{lines}")
-            if edit is not None:
-                self.plan.edits.append(edit)
-            if existing is None:
-                return
+        if existing is not None:
+            edits = [append_item(self.document, existing[1], block) for block in blocks]
+        else:
+            lines = "\n".join(f"  {block}" for block in blocks)
+            edits = [insert_before(self.document, job.node, 1, f"outputs:\n{lines}")]
+        self.plan.edits += [edit for edit in edits if edit is not None]
+
+
+def _in_block(value: str) -> str:
+    return value if is_plain_in_block(value) else json.dumps(value, ensure_ascii=False)

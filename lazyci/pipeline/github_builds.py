@@ -14,7 +14,7 @@ _LOGIN = re.compile(
     r"(?i)(?:docker/login-action|aws-actions/(?:configure-aws-credentials|amazon-ecr-login)|"
     r"google-github-actions/(?:auth|setup-gcloud)|azure/(?:login|docker-login))(?:@|\Z)"
 )
-_EXPRESSION = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
+_EXPRESSION = re.compile(r"\$\{\{(?:(?!\$\{\{).)*?\}\}", re.DOTALL)
 _STEP_TAGS = re.compile(r"steps\.([\w-]+)\.outputs\.(?:tags|json)")
 
 

@@ -38,8 +38,13 @@ class Handover:
 
         What only the build's job knows is handed on as an output of that job.
         """
+        if ex.reads_files(text):
+            return "", "it depends on files (`hashFiles`), which another job does not have"
         if not ex.bound_to_job(text):
             return text, ""
+        existing = place.job.node.own("outputs")
+        if existing is not None and not existing[1].entries:
+            return "", "its job has `outputs` that are empty or come from an anchor"
         if place.job.node.get("strategy") is not None:
             return (
                 "",
@@ -58,28 +63,32 @@ class Handover:
         """When the build pushes, as a job's `if`, and why that cannot be said."""
         wanted = []
         if place.build is not None and place.build.push.lower() != "true":
-            wanted.append(place.build.push)
+            wanted.append((place.build.push, True))
         own = place.step.text("if").strip() if place.step is not None else ""
         if own:
-            wanted.append(f"${{{{ {ex.bare(own)} }}}}")
+            wanted.append((f"${{{{ {ex.bare(own)} }}}}", False))
+        scopes = (env_of(place.job.node), env_of(self.root))
         parts = []
-        for value in wanted:
-            scopes = (env_of(place.job.node), env_of(self.root))
-            value = ex.substitute_env(value, lambda name: ex.first_known(name, *scopes))  # noqa: B023
+        for text, compared in wanted:
+            value = ex.substitute_env(text, lambda name: ex.first_known(name, *scopes))
             if "${{" not in value:
                 return "", "whether it pushes cannot be told"
+            if ex.bound_to_job(value) and not compared:
+                # An output is a text, and the text `false` would hold in an `if`.
+                value, compared = f"${{{{ ({ex.bare(value)}) && 'true' || 'false' }}}}", True
             handed, problem = self.portable(place, value, "when")
             if problem:
                 return "", problem
-            truth = ex.truth(handed)
-            if truth is None:
-                return "", "whether it pushes cannot be told from its `if`"
-            parts.append(truth)
+            said = ex.condition(handed, compared=compared)
+            if said is None:
+                return "", "when it pushes cannot be said in the `if` of another job"
+            parts.append(said)
         return " && ".join(parts), ""
 
     def keep(self, place: Place) -> None:
         """Add the outputs that a build asked for."""
-        self.outputs.setdefault(place.job.name, {}).update(place.outputs)
+        if place.outputs:
+            self.outputs.setdefault(place.job.name, {}).update(place.outputs)
 
     def drop(self, place: Place) -> None:
         """Forget the outputs that a build asked for and will not use."""
@@ -105,8 +114,10 @@ class Handover:
         for name in ex.jobs_read(str(runs_on)):
             if name not in conversion.builds:
                 conversion.builds.append(name)
-        login = self.settings.convert.credentials or self._credentials(place)
+        login = self.settings.convert.credentials or self._credentials(place, matrix=matrix)
         environment = job.get("environment")
+        if environment is not None and ex.reads_matrix(str(to_data(environment))) and not matrix:
+            environment = None
         conversion.context = {
             "runs_on": runs_on,
             "permissions": self._permissions(job, conversion),
@@ -134,7 +145,7 @@ class Handover:
             wanted["id-token"] = "write"
         return wanted
 
-    def _credentials(self, place: Place) -> list[Any]:
+    def _credentials(self, place: Place, *, matrix: bool) -> list[Any]:
         """The steps before the build that log in, as they stand there."""
         copied: list[Any] = []
         known: set[str] = set()
@@ -148,6 +159,12 @@ class Handover:
                 to_data(step),
                 lambda text: ex.substitute_env(text, lambda name: ex.first_known(name, *scopes)),
             )
+            if ex.reads_matrix(str(data)) and not matrix:
+                self.workflow.notes.append(
+                    f"the login step of job {place.job.name} reads its matrix, so it is not "
+                    "copied; set `convert.credentials`"
+                )
+                continue
             left = set(re.findall(r"steps\.([\w-]+)", str(data))) - known
             if left or ex.bound_to_job(re.sub(r"steps\.[\w-]+", "x", str(data))):
                 self.workflow.notes.append(

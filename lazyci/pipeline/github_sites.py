@@ -12,7 +12,7 @@ from lazyci.pipeline import expressions as ex
 from lazyci.pipeline.embedded import EmbeddedScript
 from lazyci.pipeline.github_builds import ActionBuild, metadata_images, read_build, uses
 from lazyci.pipeline.model import System
-from lazyci.pipeline.scripts import NAMED, Find, find_in_script
+from lazyci.pipeline.scripts import MAX_REFERENCE, NAMED, Find, find_in_script
 from lazyci.pipeline.shell import Part, Unknown
 from lazyci.reference import split
 
@@ -76,19 +76,22 @@ def env_of(node: Node | None) -> dict[str, str]:
     return {k: v.real.value for k, (_, v) in env.effective().items() if v.real.kind == "scalar"}
 
 
-def hosted_runner(job: Node) -> str:
-    """The label of GitHub's own runner that a job asks for, or an empty text.
-
-    A label from a matrix counts when all of the matrix's values for it are GitHub's.
-    """
+def runner_labels(job: Node) -> list[str]:
+    """The labels that a job asks its runner for; those of a matrix, when they come from one."""
     node = job.get("runs-on")
+    if node is not None and node.kind == "mapping":
+        node = node.get("labels")
     labels = [item.value for item in node.strings()] if node is not None else []
     found = re.fullmatch(r"\$\{\{\s*matrix\.([\w-]+)\s*\}\}", labels[0]) if labels else None
     strategy = job.get("strategy")
     matrix = strategy.get("matrix") if strategy is not None else None
     values = matrix.get(found[1]) if found and matrix is not None else None
-    if values is not None:
-        labels = [item.value for item in values.strings()]
+    return [item.value for item in values.strings()] if values is not None else labels
+
+
+def hosted_runner(job: Node) -> str:
+    """The label of GitHub's own runner that a job asks for, or an empty text."""
+    labels = runner_labels(job)
     return labels[0] if labels and all(map(_HOSTED.match, labels)) else ""
 
 
@@ -194,7 +197,8 @@ class Workflow:
             shell = shell or (run.text("shell") if run is not None else "")
         if shell and not _SHELLS.match(shell):
             return f"its shell is `{shell}`"
-        if not shell and job.node.text("runs-on").startswith("windows"):
+        windows = any("windows" in label.lower() for label in runner_labels(job.node))
+        if not shell and windows:
             return "its shell is PowerShell, Windows' default"
         return ""
 
@@ -218,7 +222,6 @@ class Workflow:
                     build.means,
                     reference,
                     build.problem,
-                    spelled=text,
                 )
             )
         return finds
@@ -248,6 +251,8 @@ class Workflow:
             if value is None:
                 return None
             text += value
+            if len(text) > MAX_REFERENCE:
+                return None
         return ex.substitute_env(text, lambda name: ex.first_known(name, *scopes))
 
     def _hidden_builds(self) -> Iterator[Find[Place]]:
@@ -267,7 +272,6 @@ class Workflow:
                     NAMED,
                     split(image),
                     platforms=tuple(build.platforms),
-                    spelled=image,
                 )
 
     def repositories(self, find: Find[Place]) -> list[str]:

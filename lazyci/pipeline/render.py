@@ -9,8 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazyci.document import Node, parse, to_data
+from lazyci.document import Node, Verbatim, parse, to_data
 from lazyci.errors import InputError, TemplateError
+from lazyci.pipeline.names import PLUGIN, is_step_name, plugin_name
 from lazyci.pipeline.scalar import is_plain_in_block, plain_or_quoted
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def _flow(value: Any) -> str:
     """Data as one line of YAML that JSON readers could nearly read, too."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_key(k)}: {_flow(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Verbatim):
+        return str(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_flow, value)) + "]"
     return plain_or_quoted(value) if isinstance(value, str) else json.dumps(value)
@@ -54,13 +57,14 @@ def _below(value: Any, indent: int) -> str:
 
 
 def _key(key: str) -> str:
-    return key if _PLAIN_KEY.match(key) else json.dumps(key, ensure_ascii=False)
+    plain = _PLAIN_KEY.match(key) and is_plain_in_block(key)
+    return key if plain else json.dumps(key, ensure_ascii=False)
 
 
 def _yaml(value: Any) -> str:
     """A scalar in block context, where braces and quotes inside it mean nothing."""
-    if isinstance(value, str) and is_plain_in_block(value):
-        return value
+    if isinstance(value, Verbatim) or (isinstance(value, str) and is_plain_in_block(value)):
+        return str(value)
     return _flow(value)
 
 
@@ -134,16 +138,22 @@ def check(text: str, path: str) -> Node:
         raise TemplateError(
             "it must render a block sequence or mapping", path=path, hint=f"It rendered:\n{text}"
         )
-    if text.startswith((" ", "#", "-  #")) or root.start != 0:
-        raise TemplateError("what it renders must begin with its first item", path=path)
-    names = [_name_of(item) for item in root.items] or [key.value for key, _ in root.entries]
-    if not all("lazyci" in name for name in names):
+    if root.start != 0 or root.end != len(text.rstrip()):
         raise TemplateError(
-            "each item needs a `key` or `id` that begins with `lazyci`",
+            "what it renders must begin with its first item and end with its last", path=path
+        )
+    names = [_name_of(item) for item in root.items] or [key.value for key, _ in root.entries]
+    if not all(map(_is_known, names)):
+        raise TemplateError(
+            f"an item is named {next(n for n in names if not _is_known(n))!r}",
             path=path,
-            hint="`lazyci generate --undo` finds the items by it.",
+            hint="`lazyci generate --undo` finds items by the `name` that the template is given.",
         )
     return root
+
+
+def _is_known(name: str) -> bool:
+    return is_step_name(name) or plugin_name(name) == PLUGIN
 
 
 def _name_of(item: Node) -> str:

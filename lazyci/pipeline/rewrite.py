@@ -10,7 +10,7 @@ from lazyci.document import Document, parse
 from lazyci.errors import InputError, InternalError, NotAPipelineError
 from lazyci.pipeline.model import Plan, System
 from lazyci.pipeline.splice import apply
-from lazyci.pipeline.undo import MARK, undo_document, undo_text
+from lazyci.pipeline.undo import MARK, scalars_without_lazyci, undo_document, undo_text
 
 __all__ = ["Result", "rewrite", "system_of", "undo"]
 
@@ -88,6 +88,18 @@ def rewrite(
     """
     settings = settings or Settings()
     mark, body = (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
+    try:
+        result, plan = _rewrite(body, settings, path, published, absent)
+    except InputError as error:
+        # What is found out far from the file still names it.
+        error.path = error.path or path
+        raise
+    return Result(mark + result, plan, mark + result != text)
+
+
+def _rewrite(
+    body: str, settings: Settings, path: str, published: Iterable[str], absent: Iterable[str]
+) -> tuple[str, Plan]:
     document = parse(body, path)
     if MARK in body:
         original = undo_document(document)
@@ -105,13 +117,14 @@ def rewrite(
     result = apply(document.text, plan.edits)
     if plan.edits:
         _check(document, result)
-    return Result(mark + result, plan, mark + result != text)
+    return result, plan
 
 
 def _check(document: Document, result: str) -> None:
     """The result is YAML, and taking lazyci's parts out of it gives the original's bytes."""
     try:
-        undone = undo_document(parse(result, document.path))
+        read = parse(result, document.path)
+        undone = undo_document(read)
     except InputError as error:
         raise InternalError(
             f"the result would not be YAML: {error.message}",
@@ -133,6 +146,20 @@ def _check(document: Document, result: str) -> None:
             column=column,
             hint="Nothing was written. Please report the file.",
         )
+    before, after = scalars_without_lazyci(document.root), scalars_without_lazyci(read.root)
+    if len(before) != len(after) or not all(map(_same, before, after)):
+        raise InternalError(
+            "the result would mean something else outside of lazyci's own steps",
+            path=document.path,
+            hint="Nothing was written. Please report the file.",
+        )
+
+
+def _same(before: str, after: str) -> bool:
+    """Whether a value is what it was, but for a lazy pull in it or a pull that is handed over."""
+    if before == after or before.rstrip("\n") == after.rstrip("\n"):
+        return True
+    return "lazyci pull " in after or after == "false"
 
 
 def undo(text: str, *, path: str = "<text>") -> str:

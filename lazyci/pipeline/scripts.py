@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from lazyci.document import Node
 from lazyci.pipeline.dockercli import DockerCall, read_command
 from lazyci.pipeline.embedded import EmbeddedScript
 from lazyci.pipeline.shell import Part, Word
 from lazyci.pipeline.splice import Edit
 from lazyci.reference import Reference, split
 
-__all__ = ["NAMED", "Find", "find_in_script"]
+__all__ = ["MAX_REFERENCE", "NAMED", "Find", "find_in_script", "is_quotable"]
 
 # How a build is found that stands in `builds` of lazyci.yaml.
 NAMED = "named in lazyci.yaml"
 
+# Longer than any reference: what variables that hold each other can grow to.
+MAX_REFERENCE = 4096
+
 _MENTION = re.compile(r"\bdocker\s+(?:(?:image|container|buildx)\s+)?(pull|run|push|build)\s+\S")
 _INTERESTING = re.compile(r"\b(?:docker|buildctl)\b")
 # What a reference may hold so that it can stand in double quotes elsewhere in the pipeline.
-_QUOTABLE = re.compile(r"[^\"`\\\n]+\Z")
+_QUOTABLE = re.compile(r"(?:[^\"`\\\n$]|\\\$|\$(?!\())+\Z")
 
 Owner = TypeVar("Owner")
 Resolve = Callable[[tuple[Part, ...], EmbeddedScript], "str | None"]
@@ -42,7 +48,7 @@ class Find(Generic[Owner]):
         change: What lazyci does there, in words.
         edits: Makes the edits for a pull; None when its place cannot be told.
         shown: What stands there when the image cannot be told.
-        spelled: The image in the notation that another step can use.
+        pull_policy: The value that has it pulled each time, or None.
     """
 
     role: Literal["build", "pull"]
@@ -55,7 +61,12 @@ class Find(Generic[Owner]):
     change: str = ""
     edits: Callable[[], list[Edit] | None] | None = None
     shown: str = ""
-    spelled: str = ""
+    pull_policy: Node | None = None
+
+
+def is_quotable(reference: str) -> bool:
+    """Whether a reference may stand in double quotes in another script."""
+    return bool(_QUOTABLE.match(reference)) and len(reference) <= MAX_REFERENCE
 
 
 def find_in_script(
@@ -117,7 +128,7 @@ class _Finder(Generic[Owner]):
     ) -> Find[Owner]:
         offset = self.embedded.position((word or call.command).start)
         text = self.resolve(word.parts, self.embedded) if word else None
-        reference = split(text) if text and _QUOTABLE.match(text) else None
+        reference = split(text) if text and is_quotable(text) else None
         problem = call.problem or self.unreadable
         if not problem and word is not None and reference is None:
             problem = "its reference is only known at run time"
@@ -130,8 +141,7 @@ class _Finder(Generic[Owner]):
             reference,
             problem,
             call.platforms,
-            shown=shown,
-            spelled=text or "",
+            shown=shown or "",
         )
         self.finds.append(find)
         return find
@@ -175,8 +185,7 @@ class _Finder(Generic[Owner]):
             find.problem = "pulled before in the same script, so it is there already"
         if not find.problem and call.command.certain:
             self.pulled.add(self.text(word))
-        if not find.problem and call.command.background:
-            find.problem = "it runs in the background (`&`)"
+        find.problem = find.problem or call.command.oddity
         arguments = (
             [w.raw for w in call.arguments] if call.verb == "pull" else self.run_arguments(call)
         )
@@ -188,25 +197,32 @@ class _Finder(Generic[Owner]):
         before = " (" if bracket else "( "
         before += f"lazyci pull {self.options}{' '.join(arguments)} "
         before += "|| " if call.verb == "pull" else ">&2 || true; "
+        # A run takes its redirections along, so that they catch nothing of lazyci's.
+        end = command.end if call.verb == "pull" else command.redirected
         after = ")" if bracket else " )"
         find.change = "lazyci pulls it first; what stood there is the fallback"
-        find.edits = lambda: self.embedded.wrap(command.start, command.end, before, after)
+        find.edits = lambda: self.embedded.wrap(command.start, end, before, after)
 
     def run_arguments(self, call: DockerCall) -> list[str]:
         platform = [f"--platform {call.platforms[-1]}"] if call.platforms else []
-        return [*platform, call.images[0].raw]
+        return ["--if-missing", *platform, call.images[0].raw]
 
     def mentions(self, calls: list[DockerCall]) -> None:
         """Docker commands in strings, here-documents and other programs' arguments."""
         script = self.embedded.script
         known = [(call.command.start, call.command.end) for call in calls] + script.comments
-        quiet = [
+        known += [
             (command.start, command.end)
             for command in script.commands
             if command.words[0].literal in ("echo", "printf", ":")
         ]
+        known.sort()
+        starts = [start for start, _ in known]
+        # The furthest end of all that begin up to each start.
+        ends = list(itertools.accumulate((end for _, end in known), max))
         for found in _MENTION.finditer(self.embedded.text):
-            if any(start <= found.start() < end for start, end in known + quiet):
+            before = bisect.bisect_right(starts, found.start()) - 1
+            if before >= 0 and found.start() < ends[before]:
                 continue
             role: Literal["build", "pull"] = "pull" if found[1] in ("pull", "run") else "build"
             self.finds.append(

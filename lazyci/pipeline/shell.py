@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Command", "Part", "Script", "Unknown", "Variable", "Word", "read_script"]
 
 # `${{ … }}` is replaced before GitHub's shell runs, `{{ matrix… }}` before Buildkite's.
-_GITHUB = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
+_GITHUB = re.compile(r"\$\{\{(?:(?!\$\{\{).)*?\}\}", re.DOTALL)
 _BUILDKITE = re.compile(r"\{\{\s*matrix[^{}]*\}\}")
 _ESCAPED_DOLLAR = re.compile(r"[$\\](?=\$[A-Za-z_{])")
 _MASK = "E"
@@ -36,6 +36,9 @@ _CONDITIONAL = frozenset(
         "command_substitution",
     )
 )
+
+
+_AROUND = ("redirected_statement", "pipeline", "list", "negated_command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,8 @@ class Command:
         words: Its words, the command's name first.
         assigned: Variables that are set for it alone, before its name.
         certain: Whether it runs whenever the script gets there, under no condition.
-        background: Whether `&` follows it.
-        readable: Whether the parser understood the whole statement.
+        redirected: Offset after its redirections, where they can be taken along; else `end`.
+        oddity: What about its place rules an edit out, or an empty text.
     """
 
     start: int
@@ -104,8 +107,8 @@ class Command:
     words: tuple[Word, ...]
     assigned: tuple[str, ...]
     certain: bool
-    background: bool
-    readable: bool
+    redirected: int
+    oddity: str
 
 
 @dataclass(slots=True)
@@ -214,26 +217,32 @@ class _Reader:
             if child.type == "variable_assignment"
             and (name := child.child_by_field_name("name")) is not None
         ]
-        statement = node
-        while statement.parent is not None and statement.parent.type in (
-            "redirected_statement",
-            "pipeline",
-            "list",
-            "negated_command",
-        ):
-            statement = statement.parent
+        redirected, oddity = self.surroundings(node)
         self.script.commands.append(
             Command(
-                start,
-                end,
-                tuple(words),
-                tuple(assigned),
-                certain=_is_certain(node),
-                background=statement.next_sibling is not None
-                and statement.next_sibling.type == "&",
-                readable=not statement.has_error,
+                start, end, tuple(words), tuple(assigned), _is_certain(node), redirected, oddity
             )
         )
+
+    def surroundings(self, node: tree_sitter.Node) -> tuple[int, str]:
+        """The end of a command's redirections, and what rules an edit out."""
+        statement = node
+        end = node.end_byte
+        oddity = ""
+        while statement.parent is not None and statement.parent.type in _AROUND:
+            statement = statement.parent
+            # The grammar hangs redirections of a last command on its whole list; those stay out.
+            if statement.type == "redirected_statement" and statement.named_children[0] == node:
+                kinds = [child.type for child in statement.named_children[1:]]
+                if "heredoc_redirect" not in kinds:
+                    end = max(end, statement.end_byte)
+                elif any(map(_has_arguments, statement.named_children[1:])):
+                    oddity = "its arguments go on behind a here-document"
+            elif statement.type == "pipeline" and any(c.type == "|&" for c in statement.children):
+                oddity = "its standard error is piped (`|&`)"
+        if statement.next_sibling is not None and statement.next_sibling.type == "&":
+            oddity = "it runs in the background (`&`)"
+        return self.at(end), oddity
 
     def subshell(self, node: tree_sitter.Node) -> None:
         found = self.lazy_span(node)
@@ -243,17 +252,24 @@ class _Reader:
     def lazy_span(self, node: tree_sitter.Node) -> tuple[int, int, int, int] | None:
         """`( lazyci pull … || ORIGINAL )` and `( lazyci pull … >&2 || true; ORIGINAL )`.
 
-        Right after a bracket it is ` (lazyci pull … || ORIGINAL)`, its first blank included.
+        Right after a bracket it is ` (lazyci pull … || ORIGINAL)`, its first blank included. What
+        has another shape is not lazyci's.
         """
         start, end = self.span(node)
         text = self.text[start:end]
-        last = node.named_children[-1] if node.named_children else node
-        if last.type == "list":
-            last = last.named_children[-1]
-        inner = self.at(last.start_byte)
-        if text.startswith("( lazyci pull ") and text.endswith(" )"):
+        parts = node.named_children
+        if len(parts) == 1 and parts[0].type == "list" and len(parts[0].named_children) == 2:
+            parts = parts[0].named_children
+            if parts[0].type != "command":
+                return None
+        elif len(parts) != 2 or not self.source(parts[0]).endswith(" >&2 || true"):
+            return None
+        if len(parts) != 2 or not self.source(parts[0]).startswith("lazyci pull "):
+            return None
+        inner = self.at(parts[1].start_byte)
+        if text.startswith("( ") and text.endswith(" )"):
             return start, end, inner, end - 2
-        if text.startswith("(lazyci pull ") and self.text[:start].endswith("( "):
+        if text.startswith("(lazyci") and self.text[:start].endswith("( "):
             return start - 1, end, inner, end - 1
         return None
 
@@ -326,6 +342,12 @@ class _Reader:
             yield Variable(text[2:-1], text) if _PLAIN_EXPANSION.match(text) else Unknown(text)
         else:
             yield Unknown(text)
+
+
+def _has_arguments(redirect: tree_sitter.Node) -> bool:
+    words = ("word", "string", "raw_string", "concatenation", "simple_expansion", "expansion")
+    allowed = 0 if redirect.type == "heredoc_redirect" else 1
+    return sum(child.type in words for child in redirect.named_children) > allowed
 
 
 def _is_certain(node: tree_sitter.Node) -> bool:

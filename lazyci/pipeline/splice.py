@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lazyci.document import Document, Node, parse, to_data
+from lazyci.document import MAX_DEPTH, Document, Node, parse, to_data
 from lazyci.errors import InternalError
 
 __all__ = ["Edit", "append_item", "apply", "insert_before", "remove_items"]
@@ -37,7 +37,8 @@ def apply(text: str, edits: Iterable[Edit]) -> str:
         InternalError: Two edits overlap.
     """
     # A stable sort by place alone keeps the order of insertions; equal edits are made once.
-    ordered = sorted(dict.fromkeys(edits), key=lambda edit: (edit.start, edit.end))
+    # At one place the deepest goes first: it belongs to what ends there.
+    ordered = sorted(dict.fromkeys(edits), key=lambda e: (e.start, e.end, -_depth(e)))
     pieces, offset = [], 0
     for edit in ordered:
         if edit.start < offset:
@@ -45,6 +46,14 @@ def apply(text: str, edits: Iterable[Edit]) -> str:
         pieces += [text[offset : edit.start], edit.text]
         offset = edit.end
     return "".join([*pieces, text[offset:]])
+
+
+def _depth(edit: Edit) -> int:
+    # What stays on its line goes before any line that is added after it.
+    if "\n" not in edit.text:
+        return MAX_DEPTH * 100
+    lines = edit.text.lstrip("\r\n")
+    return len(lines) - len(lines.lstrip(" "))
 
 
 def _dash(document: Document, sequence: Node, index: int) -> int:
@@ -136,11 +145,11 @@ def insert_before(document: Document, node: Node, index: int, block: str) -> Edi
     if start is None:
         return None
     at = _dash(document, node, index) if node.kind == "sequence" else _parts(node)[index].start
-    # Comments right above an item speak of that item.
-    while start > 0:
+    # Comments right above an item speak of that item; a scalar before it may hold such lines, too.
+    floor = document.line_end(_part_end(node, index - 1) - 1) if index else node.start
+    while start > floor:
         previous = document.line_start(start - 1)
-        line = document.text[previous : start - 1].strip()
-        if not line.startswith("#") or (index == 0 and previous < node.start - 1):
+        if previous < floor or not document.text[previous : start - 1].strip().startswith("#"):
             break
         start = previous
     return Edit(start, start, _indent(block, document.column(at), document.newline))
@@ -167,6 +176,8 @@ def append_item(document: Document, node: Node, block: str) -> Edit | None:
     if node.flow:
         return Edit(end, end, _separator(document, node) + _flow_item(document, node, block))
     first = _dash(document, node, 0) if node.kind == "sequence" else _parts(node)[0].start
+    if node.kind == "mapping" and "?" in document.text[document.line_start(first) : first]:
+        return None  # `? key` stands deeper than the mapping does.
     at = document.line_end(end - 1 if document.text[end - 1 : end] == "\n" else end)
     newline = document.newline
     lines = _indent(block, document.column(first), newline)

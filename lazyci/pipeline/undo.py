@@ -6,22 +6,26 @@ stands in the item that replaced it. Lines edited by hand since then stay as the
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lazyci.document import Document, Node, parse
 from lazyci.pipeline.buildkite_plugins import Plugin, plugins_of
 from lazyci.pipeline.embedded import EmbeddedScript
+from lazyci.pipeline.names import (
+    ACTION_STEP,
+    BUILD_KEY,
+    OUTPUTS,
+    PLUGIN,
+    is_step_name,
+    plugin_name,
+)
 from lazyci.pipeline.splice import Edit, apply, remove_items
 
-__all__ = ["MARK", "undo_document", "undo_text"]
+__all__ = ["MARK", "scalars_without_lazyci", "undo_document", "undo_text"]
 
 # No file that lacks this word holds anything of lazyci's.
 MARK = "lazyci"
-_STEP_NAMES = ("lazyci-convert-", "lazyci-report")
 _SCRIPTS = ("command", "commands", "script", "run")
-_BUILD_KEY = "lazyci-build-"
-_OUTPUTS = ("lazyci-images-", "lazyci-when-")
 
 
 def undo_text(text: str, path: str = "<text>") -> str:
@@ -40,65 +44,120 @@ def undo_text(text: str, path: str = "<text>") -> str:
 def undo_document(document: Document) -> str:
     """The document's text as it was before lazyci."""
     edits: list[Edit] = []
-    seen: set[int] = set()
-    stack = [document.root]
-    while stack:
-        node = stack.pop()
-        if id(node) in seen or node.kind in ("alias", "scalar"):
-            continue
-        seen.add(id(node))
-        # What lazyci put in goes whole; what stands in it needs no edits of its own.
-        stack += [item for item in node.items if not _is_step(item)]
-        stack += [value for key, value in node.entries if not key.value.startswith(_STEP_NAMES)]
-        edits += _items(document, node)
+    for node in _walk(document.root):
+        ours = [index for index, item in enumerate(node.items) if _is_step(item)]
+        edits += remove_items(document, node, ours)
         if node.kind == "mapping":
             edits += _entries(document, node)
             edits += _scripts(document, node)
-    return apply(document.text, edits)
+    return apply(document.text, _merged(document.text, edits))
 
 
-def _items(document: Document, node: Node) -> Iterator[Edit]:
-    """Steps and plugins that are items of a sequence."""
-    ours = [index for index, item in enumerate(node.items) if _is_step(item)]
-    yield from remove_items(document, node, ours)
+def scalars_without_lazyci(root: Node) -> list[str]:
+    """Values of all scalars in the order of the text, those of lazyci's items left out."""
+    found: list[str] = []
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.kind == "scalar":
+            found.append(node.value)
+        elif node.kind == "mapping":
+            kept = [(k, v) for k, v in node.entries if not _is_entry(k, v)]
+            stack += [part for entry in reversed(kept) for part in reversed(entry)]
+        stack += [item for item in reversed(node.items) if not _is_item(item)]
+    return found
+
+
+def _walk(root: Node) -> Iterator[Node]:
+    """Collections from the outside inwards; what lazyci put in goes whole, so it is not entered."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.kind in ("mapping", "sequence"):
+            yield node
+            stack += [item for item in node.items if not _is_step(item)]
+            stack += [value for key, value in node.entries if not is_step_name(key.value)]
+
+
+def _merged(text: str, edits: Iterable[Edit]) -> list[Edit]:
+    """Edits with deletions that touch made one: both may claim the line break between them."""
+    result: list[Edit] = []
+    for edit in sorted(set(edits)):
+        last = result[-1] if result else None
+        if last is not None and not edit.text and not last.text and edit.start <= last.end:
+            result[-1] = Edit(last.start, max(last.end, edit.end), "")
+        else:
+            result.append(edit)
+    last = result[-1] if result else None
+    if last is not None and last.end == len(text) and not (last.text or text.endswith("\n")):
+        # No line break ends the file, so none ended what stood there before.
+        result[-1] = Edit(len(text[: last.start].rstrip("\r\n")), last.end, "")
+    return result
 
 
 def _is_step(item: Node) -> bool:
+    """A Buildkite step of lazyci's, or the step that calls its action."""
     if item.kind != "mapping":
         return False
-    if item.text("key").startswith(_STEP_NAMES):
-        return True
-    return item.text("id") == "lazyci" and bool(item.text("uses"))
+    return is_step_name(item.text("key")) or (
+        item.text("id") == ACTION_STEP and MARK in item.text("uses")
+    )
+
+
+def _is_plugin(item: Node) -> bool:
+    if item.kind != "mapping" or len(item.entries) != 1:
+        return False
+    (name, config) = item.entries[0]
+    ours = plugin_name(name.value) == PLUGIN and config.kind == "mapping"
+    return ours and config.own("image") is not None
+
+
+def _is_dependency(item: Node) -> bool:
+    return is_step_name(item.value if item.kind == "scalar" else item.text("step"))
+
+
+def _is_item(item: Node) -> bool:
+    return _is_step(item) or _is_plugin(item) or _is_dependency(item)
+
+
+def _is_entry(key: Node, value: Node) -> bool:
+    return (
+        is_step_name(key.value)
+        or key.value.startswith(OUTPUTS)
+        or (key.value == "key" and value.value.startswith(BUILD_KEY))
+        or (key.value == "skip-pull" and value.is_true)
+        or (key.value == "outputs" and value.kind == "mapping" and _all_ours(value))
+    )
+
+
+def _all_ours(outputs: Node) -> bool:
+    names = [key.value for key, _ in outputs.entries]
+    return bool(names) and all(name.startswith(OUTPUTS) for name in names)
 
 
 def _entries(document: Document, node: Node) -> Iterator[Edit]:
     for index, (key, value) in enumerate(node.entries):
         name = key.value
         if name == "jobs" and value.kind == "mapping":
-            ours = [
-                i for i, (job, _) in enumerate(value.entries) if job.value.startswith(_STEP_NAMES)
-            ]
+            ours = [i for i, (job, _) in enumerate(value.entries) if is_step_name(job.value)]
             yield from remove_items(document, value, ours)
-        elif name == "key" and value.value.startswith(_BUILD_KEY):
+        elif name == "key" and value.value.startswith(BUILD_KEY) and index:
+            # As the first key it cannot be lazyci's, which puts it below another.
             yield from remove_items(document, node, [index])
         elif name == "outputs" and value.kind == "mapping":
-            ours = [i for i, (o, _) in enumerate(value.entries) if o.value.startswith(_OUTPUTS)]
-            if ours and len(ours) == len(value.entries) and not value.flow:
+            if _all_ours(value) and not value.flow:
                 yield from remove_items(document, node, [index])
             else:
+                ours = [i for i, (o, _) in enumerate(value.entries) if o.value.startswith(OUTPUTS)]
                 yield from remove_items(document, value, ours)
         elif name in ("depends_on", "needs") and value.kind == "sequence":
             yield from _dependencies(document, value)
-        elif name == "plugins":
+        elif name == "plugins" and value.kind == "sequence":
             yield from _plugins(document, node)
 
 
 def _dependencies(document: Document, value: Node) -> Iterator[Edit]:
-    def ours(item: Node) -> bool:
-        name = item.value if item.kind == "scalar" else item.text("step")
-        return name.startswith(_STEP_NAMES)
-
-    found = [index for index, item in enumerate(value.items) if ours(item)]
+    found = [index for index, item in enumerate(value.items) if _is_dependency(item)]
     if found and found[0] == 0 and value.flow and len(value.items) == len(found) + 1:
         # lazyci's stand first only where a lone name became a list.
         last = value.items[-1]
@@ -110,13 +169,15 @@ def _dependencies(document: Document, value: Node) -> Iterator[Edit]:
 
 def _plugins(document: Document, step: Node) -> Iterator[Edit]:
     plugins = plugins_of(step)
-    ours = [plugin for plugin in plugins if plugin.name == MARK]
+    ours = [
+        p for p in plugins if p.name == PLUGIN and p.config is not None and p.config.own("image")
+    ]
     if not ours:
         return
     yield from remove_items(document, ours[0].holder, [plugin.index for plugin in ours])
     for plugin in ours:
         entry = plugin.config.own("always-pull") if plugin.config is not None else None
-        later = [other for other in plugins if other.index > plugin.index and other.name != MARK]
+        later = [other for other in plugins if other.index > plugin.index and other.name != PLUGIN]
         served = next(
             (other for other in later if other.name in ("docker", "docker-compose")), None
         )
@@ -140,14 +201,12 @@ def _restore(document: Document, plugin: Plugin, raw: str) -> Iterator[Edit]:
 
 def _scripts(document: Document, node: Node) -> Iterator[Edit]:
     for key, value in node.entries:
-        if key.value not in _SCRIPTS:
+        if key.value not in _SCRIPTS or value.kind == "alias":
             continue
-        nodes = (
-            [n for n in value.strings() if n is not value.target] if value.kind != "alias" else []
-        )
+        nodes = value.strings()
         if not any("lazyci pull " in scalar.value for scalar in nodes):
             continue
         embedded = EmbeddedScript(document, nodes, buildkite=key.value != "run")
         for start, end, inner, stop in embedded.script.lazy:
             cuts = (embedded.cut(start, inner), embedded.cut(stop, end))
-            yield from itertools.chain(cut for cut in cuts if cut is not None)
+            yield from (cut for cut in cuts if cut is not None)

@@ -1,0 +1,32 @@
+"""The names by which lazyci knows its own parts of a pipeline again."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ACTION_STEP",
+    "BUILD_KEY",
+    "CONVERT",
+    "OUTPUTS",
+    "PLUGIN",
+    "REPORT",
+    "is_step_name",
+    "plugin_name",
+]
+
+CONVERT = "lazyci-convert-"
+REPORT = "lazyci-report"
+BUILD_KEY = "lazyci-build-"
+OUTPUTS = ("lazyci-images-", "lazyci-when-")
+PLUGIN = "lazyci"
+ACTION_STEP = "lazyci"
+
+
+def plugin_name(spelled: str) -> str:
+    """A Buildkite plugin's name without owner, version and `-buildkite-plugin`."""
+    path = spelled.partition("#")[0].rstrip("/")
+    return path.rpartition("/")[2].removesuffix(".git").removesuffix("-buildkite-plugin")
+
+
+def is_step_name(name: str) -> bool:
+    """Whether a step's key or a job's id is that of a step or job of lazyci's."""
+    return name.startswith(CONVERT) or name == REPORT
