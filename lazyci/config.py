@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lazyci.document import Document, Node, decode, parse, to_data
+from lazyci.data import to_data
+from lazyci.document import Document, Node
 from lazyci.errors import ConfigError, InputError
+from lazyci.reader import decode, parse
 
 __all__ = [
     "Build",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import time
 
@@ -272,3 +273,11 @@ def test_bounded_time(name: str) -> None:
     with contextlib.suppress(InputError):  # Refused in time is fine, too.
         rewrite(SLOW[name], read_settings(IMAGES))
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("image", ['reg.io/a:1" ; rm x', "reg.io/a:`id`", "reg.io/a:$(id)"])
+def test_a_reference_is_no_shell(image: str) -> None:
+    settings = IMAGES + f"builds:\n  - step: b\n    image: {json.dumps(image)}\n"
+    (site,) = rewrite("steps:\n  - key: b\n    command: make\n", read_settings(settings)).plan.sites
+    assert not site.change
+    assert "a shell would read" in site.reason

@@ -9,8 +9,9 @@ import jsonschema
 import pytest
 
 from lazyci.config import Settings, find_settings, json_schema, load_settings, read_settings
-from lazyci.document import parse, to_data
+from lazyci.data import to_data
 from lazyci.errors import ConfigError
+from lazyci.reader import parse
 from tests.conftest import ROOT
 
 FULL = """\

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from lazyci.document import MAX_CHARACTERS, decode, parse, to_data
+from lazyci.data import to_data
 from lazyci.errors import InputError
+from lazyci.reader import MAX_CHARACTERS, decode, parse
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from ruamel.yaml.scalarstring import (
     SingleQuotedScalarString,
 )
 
-from lazyci.document import Document, Node, parse
+from lazyci.document import Document, Node
 from lazyci.pipeline.scalar import encode, plain_or_quoted, source_map
+from lazyci.reader import parse
 from tests.conftest import corpus_files, text_of
 
 

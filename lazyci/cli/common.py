@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import click
 
 from lazyci.config import Settings, find_settings, load_settings
-from lazyci.document import decode
 from lazyci.errors import ConfigError
 from lazyci.files import read_bytes
 from lazyci.pipeline import Result, rewrite
+from lazyci.reader import decode
 
 __all__ = ["config_option", "read_text", "rewrite_all", "settings_from"]
 

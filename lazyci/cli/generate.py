@@ -10,11 +10,11 @@ import click
 
 from lazyci.cli.common import config_option, read_text, rewrite_all, settings_from
 from lazyci.config import Settings
-from lazyci.document import decode
 from lazyci.errors import LazyciError, WouldChangeError
 from lazyci.files import repository_root, write_whole
 from lazyci.pipeline import Result, rewrite, undo
 from lazyci.pipeline.vendor import ACTION, PLUGIN, missing, vendor
+from lazyci.reader import decode
 
 __all__ = ["generate"]
 

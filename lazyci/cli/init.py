@@ -8,12 +8,12 @@ import click
 
 from lazyci.cli.common import rewrite_all
 from lazyci.config import FILE_NAME, Settings, find_settings, load_settings
-from lazyci.document import decode
 from lazyci.errors import InputError, NotAPipelineError
 from lazyci.files import repository_root, write_whole
 from lazyci.pipeline.discover import Discovery, discover, pipeline_files
 from lazyci.pipeline.render import render_text
 from lazyci.pipeline.vendor import ACTION, PLUGIN, vendor
+from lazyci.reader import decode
 
 __all__ = ["init"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from lazyci.cli.common import config_option, read_text, rewrite_all, settings_from
-from lazyci.document import decode
 from lazyci.pipeline import Plan, Site
+from lazyci.reader import decode
 
 __all__ = ["plan"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lazyci.config import Settings
-from lazyci.document import Document, Node, to_data
+from lazyci.data import to_data
+from lazyci.document import Document
 from lazyci.pipeline import buildkite_plugins as plugins
-from lazyci.pipeline.buildkite_sites import Pipeline, Step, logs_in
+from lazyci.pipeline.buildkite_sites import Pipeline
+from lazyci.pipeline.buildkite_steps import Step, logs_in
 from lazyci.pipeline.convert import Conversions, command_for
-from lazyci.pipeline.model import Conversion, Plan, Selection, Site
+from lazyci.pipeline.model import Conversion, Plan
+from lazyci.pipeline.planner import Planner, ancestors
 from lazyci.pipeline.render import render
-from lazyci.pipeline.scripts import NAMED, Find
+from lazyci.pipeline.scripts import NAMED, Find, is_quotable
 from lazyci.pipeline.splice import Edit, append_item, insert_before
 from lazyci.reference import Reference
 
@@ -30,16 +33,12 @@ def plan_buildkite(document: Document, settings: Settings, plan: Plan, published
     _Planner(document, settings, plan, published).fill()
 
 
-class _Planner:
+class _Planner(Planner[Step]):
     def __init__(
         self, document: Document, settings: Settings, plan: Plan, published: set[str]
     ) -> None:
-        self.document = document
-        self.settings = settings
-        self.plan = plan
         self.pipeline = Pipeline(document, settings)
-        self.selection = Selection(settings, published)
-        self.conversions = Conversions(self.selection, self.pipeline.by_key)
+        super().__init__(document, settings, plan, published, self.pipeline.by_key)
         # Keys for steps that had none.
         self.new_keys: dict[int, str] = {}
         # Conversions in place that a step waits for.
@@ -68,28 +67,24 @@ class _Planner:
 
     # Deciding
 
-    def site(self, find: Find[Step], change: str, reason: str) -> None:
-        line, column = self.document.position(find.offset)
-        image = find.reference.raw if find.reference else find.shown
-        self.plan.sites.append(
-            Site(find.role, line, column, find.owner.where, find.means, image, change, reason)
-        )
-
     def build(self, find: Find[Step]) -> None:
         step, reference = find.owner, find.reference
-        problem = find.problem or (
-            self.selection.refuse(reference, built=True) if reference else ""
-        )
-        if not problem and step.node.get("skip") is not None and to_data(step.node.get("skip")):  # type: ignore[arg-type]
+        problem = find.problem
+        if reference is not None:
+            problem = problem or self.selection.refuse(reference, built=True)
+            if not problem and not is_quotable(reference.raw):
+                problem = "its reference holds characters that a shell would read"
+        skip = step.node.get("skip")
+        if not problem and skip is not None and to_data(skip):
             problem = "its step is skipped"
         key = step.key
-        if not problem and not key:
+        if not problem and not key and reference is not None:
             if step.node.first("key", "id", "identifier") is not None:
                 problem = "the `key` of its step is empty"
             elif self.document.is_shared(step.node):
                 problem = "its step has no `key`, and is an anchor that others use; give it one"
             else:
-                key = self.new_key(step, reference)  # type: ignore[arg-type]
+                key = self.new_key(step, reference)
                 problem = "" if key else "its step has no `key`, and no room for one; give it one"
         if problem or reference is None:
             self.site(find, "", problem)
@@ -192,15 +187,9 @@ class _Planner:
             self.site(find, f"waits for {names[0]}", "the image is converted in place")
 
     def dependencies_of(self, keys: Iterable[str]) -> set[str]:
-        """Keys of all steps that these wait for by `depends_on`, directly or by others."""
-        found: set[str] = set()
-        pending = list(keys)
-        while pending:
-            step = self.pipeline.by_key.get(pending.pop())
-            new = set(step.depends_on) - found if step is not None else set()
-            found |= new
-            pending += new
-        return found
+        """Keys of all steps that these wait for by `depends_on`."""
+        by_key = self.pipeline.by_key
+        return ancestors(keys, lambda key: by_key[key].depends_on if key in by_key else ())
 
     def can_wait(self, step: Step) -> bool:
         # Without a list of its own the step waits by its place, which an explicit one would undo.
@@ -267,11 +256,6 @@ class _Planner:
                 after=list(dict.fromkeys(after)),
             )
             self.append(steps, block)
-
-    def append(self, steps: Node, block: str) -> None:
-        edit = append_item(self.document, steps, block)
-        if edit is not None:
-            self.plan.edits.append(edit)
 
 
 def _words(value: object) -> str:

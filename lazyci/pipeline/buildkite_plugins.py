@@ -8,102 +8,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lazyci.config import Settings
-from lazyci.document import Document, Node, to_data
+from lazyci.document import Document, Node
+from lazyci.pipeline.buildkite_steps import LOGIN, Plugin, Step
 from lazyci.pipeline.model import Selection
-from lazyci.pipeline.names import plugin_name
 from lazyci.pipeline.render import render
 from lazyci.pipeline.scripts import Find
 from lazyci.pipeline.splice import Edit, append_item, insert_before
 from lazyci.reference import split
 
-if TYPE_CHECKING:
-    from lazyci.pipeline.buildkite_sites import Step
-
 __all__ = [
     "POD_MEANS",
-    "Plugin",
     "credentials",
     "find_plugins",
-    "plugins_of",
     "resolve_compose",
     "shared_pull_settings",
 ]
 
 POD_MEANS = ("kubernetes plugin", "image of the step")
 _COMPOSE_RUN = "docker-compose plugin (run)"
-_LOGIN = re.compile(
-    r"(?:docker-login|ecr|aws-assume-role.*|gcp-workload-identity-federation|azure-login|"
-    r"docker-login-gcr|gcr|azure-acr-login|vault-docker-login|oblt-google-auth)\Z"
-)
 # What the docker plugin itself takes for true.
 _TRUE = ("true", "on", "1")
 
 
-@dataclass(slots=True, eq=False)
-class Plugin:
-    """One plugin of a step.
-
-    Attributes:
-        name: Its name without owner, version and `-buildkite-plugin`.
-        version: What follows `#`, or an empty text.
-        config: Its settings, or None.
-        holder: The list (or mapping) of plugins.
-        index: Its place in there.
-        data: The plugin as plain data, as one item of a list.
-        local: Whether it is a path in the repository.
-        later_login: Whether a plugin after it logs in. Hooks of plugins in the repository, such as
-            lazyci's, run after all others all the same.
-    """
-
-    name: str
-    version: str
-    config: Node | None
-    holder: Node
-    index: int
-    spelled: str
-    local: bool
-    later_login: bool = False
-
-    @property
-    def data(self) -> dict[str, Any]:
-        return {self.spelled: to_data(self.config) if self.config is not None else None}
-
-
-def plugins_of(step: Node) -> list[Plugin]:
-    """The plugins of a step: a list of names and mappings, or one mapping."""
-    holder = step.get("plugins")
-    if holder is None:
-        return []
-    found = []
-    if holder.kind == "mapping":
-        for index, (key, value) in enumerate(holder.entries):
-            found.append(_plugin(key.value, value.real, holder, index))
-    for index, item in enumerate(holder.items):
-        node = item.real
-        if node.kind == "scalar":
-            found.append(_plugin(node.value, None, holder, index))
-        for name, (_, value) in node.effective().items():
-            found.append(_plugin(name, value.real, holder, index))
-    login = False
-    for plugin in reversed(found):
-        plugin.later_login = login
-        login = login or bool(_LOGIN.match(plugin.name))
-    return found
-
-
-def _plugin(spelled: str, config: Node | None, holder: Node, index: int) -> Plugin:
-    name, version = plugin_name(spelled), spelled.partition("#")[2]
-    mapping = config if config is not None and config.kind == "mapping" else None
-    return Plugin(name, version, mapping, holder, index, spelled, spelled.startswith((".", "/")))
-
-
 def credentials(plugins: list[Plugin]) -> list[dict[str, Any]]:
     """The plugins that log in, as they stand in the build's step."""
-    return [plugin.data for plugin in plugins if _LOGIN.match(plugin.name) and not plugin.local]
+    return [plugin.data for plugin in plugins if LOGIN.match(plugin.name) and not plugin.local]
 
 
 def find_plugins(

@@ -1,95 +1,21 @@
-"""Buildkite pipelines: their steps, and the sites in them."""
+"""Buildkite pipelines: the sites in their steps."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from lazyci.config import Settings
-from lazyci.document import Document, Node
+from lazyci.document import Document
 from lazyci.pipeline import buildkite_plugins as plugins
+from lazyci.pipeline.buildkite_steps import COMMAND_KEYS, Step, steps_of
 from lazyci.pipeline.embedded import EmbeddedScript
 from lazyci.pipeline.scripts import MAX_REFERENCE, NAMED, Find, find_in_script
 from lazyci.pipeline.shell import Part, Unknown, Variable
 from lazyci.reference import split
 
-__all__ = ["Pipeline", "Step", "logs_in", "steps_of"]
+__all__ = ["Pipeline"]
 
-_COMMAND_KEYS = ("command", "commands", "script")
-_KEY = ("key", "id", "identifier")
 _UPLOAD_DEFAULT = re.compile(r"\$\{\w+:?-[^{}$\"`\\]*\}\Z")
-
-
-@dataclass(slots=True, eq=False)
-class Step:
-    """A command step.
-
-    Attributes:
-        node: Its mapping.
-        where: Its name for people.
-        group: The group it stands in, or None.
-        plugins: Its plugins.
-        containing: The item that holds it in its list; an alias when the step is one.
-    """
-
-    node: Node
-    where: str
-    group: Node | None
-    containing: Node
-    plugins: list[plugins.Plugin] = field(default_factory=list)
-
-    @property
-    def key(self) -> str:
-        return self.node.text(*_KEY)
-
-    @property
-    def depends_on(self) -> list[str]:
-        """Keys of the steps that it names in `depends_on`."""
-        node = self.node.get("depends_on")
-        if node is None:
-            return []
-        items = [item.text("step") for item in node.children() if item.kind == "mapping"]
-        return [item.value for item in node.strings()] + items
-
-    @property
-    def condition(self) -> str:
-        """Its `if`, joined with that of its group."""
-        own = self.node.text("if").strip()
-        outer = self.group.text("if").strip() if self.group else ""
-        return f"({outer}) && ({own})" if own and outer else own or outer
-
-
-def steps_of(document: Document) -> Iterator[Step]:
-    """The command steps that the pipeline runs, those in groups included, each once."""
-    root = document.root.real
-    steps = root if root.kind == "sequence" else root.get("steps")
-    seen: set[int] = set()
-    stack: list[tuple[Node | None, Node | None]] = [(steps, None)]
-    count = 0
-    while stack:
-        sequence, group = stack.pop()
-        if sequence is None or id(sequence) in seen:
-            continue
-        seen.add(id(sequence))
-        for item in sequence.items:
-            node = item.real
-            count += 1
-            if node.kind != "mapping" or id(node) in seen:
-                continue
-            if node.get("steps") is not None:
-                stack.append((node.get("steps"), node))
-                continue
-            seen.add(id(node))
-            where = node.text(*_KEY, "label", "name") or f"step {count}"
-            yield Step(node, where, group, item, plugins.plugins_of(node))
-
-
-def logs_in(step: Node) -> bool:
-    """Whether a step's own commands log in to a registry."""
-    nodes = [step.get(key) for key in _COMMAND_KEYS]
-    scripts = [node.value for found in nodes if found is not None for node in found.strings()]
-    return any(re.search(r"\bdocker\s+login\b", script) for script in scripts)
 
 
 class Pipeline:
@@ -124,10 +50,10 @@ class Pipeline:
 
     def _shell(self, step: Step) -> list[Find[Step]]:
         nodes = []
-        for key in _COMMAND_KEYS:
+        for key in COMMAND_KEYS:
             node = step.node.get(key)
             if node is not None and node.kind == "mapping":
-                node = node.first(*_COMMAND_KEYS)
+                node = node.first(*COMMAND_KEYS)
             if node is not None:
                 nodes += node.strings()
         if not nodes:

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lazyci.document import Document, Node, parse
-from lazyci.pipeline.buildkite_sites import steps_of
+from lazyci.document import Document, Node
+from lazyci.pipeline.buildkite_steps import steps_of
 from lazyci.pipeline.model import Plan
 from lazyci.pipeline.rewrite import rewrite
+from lazyci.reader import parse
 from lazyci.reference import Reference, split
 
 __all__ = ["Discovery", "HiddenBuild", "discover", "pipeline_files"]

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable
 
 from lazyci.config import Settings
-from lazyci.document import Document, Node
+from lazyci.document import Document
 from lazyci.pipeline import expressions as ex
-from lazyci.pipeline.convert import Conversions, command_for
+from lazyci.pipeline.convert import command_for
 from lazyci.pipeline.github_builds import uses
 from lazyci.pipeline.github_jobs import Handover
 from lazyci.pipeline.github_sites import CONTAINER_MEANS, Job, Place, Workflow, hosted_runner
-from lazyci.pipeline.model import Plan, Selection, Site
+from lazyci.pipeline.model import Plan
+from lazyci.pipeline.planner import Planner, ancestors
 from lazyci.pipeline.render import render
 from lazyci.pipeline.scalar import is_plain_in_block
 from lazyci.pipeline.scripts import NAMED, Find
@@ -30,16 +31,12 @@ def plan_github(document: Document, settings: Settings, plan: Plan, published: s
     _Planner(document, settings, plan, published).fill()
 
 
-class _Planner:
+class _Planner(Planner[Place]):
     def __init__(
         self, document: Document, settings: Settings, plan: Plan, published: set[str]
     ) -> None:
-        self.document = document
-        self.settings = settings
-        self.plan = plan
         self.workflow = Workflow(document, settings, plan.system)
-        self.selection = Selection(settings, published)
-        self.conversions = Conversions(self.selection, self.workflow.by_name)
+        super().__init__(document, settings, plan, published, self.workflow.by_name)
         self.handover = Handover(self.workflow, settings)
         # Jobs that publish images, and where in a job the first lazy pull stands.
         switched = any(store.startswith("github:") for store in settings.switch)
@@ -75,13 +72,6 @@ class _Planner:
         self.selection.published |= self.plan.published
 
     # Deciding
-
-    def site(self, find: Find[Place], change: str, reason: str) -> None:
-        line, column = self.document.position(find.offset)
-        image = find.reference.raw if find.reference else find.shown
-        self.plan.sites.append(
-            Site(find.role, line, column, find.owner.where, find.means, image, change, reason)
-        )
 
     def build(self, find: Find[Place]) -> None:
         place, reference = find.owner, find.reference
@@ -206,16 +196,14 @@ class _Planner:
             self.site(find, f"waits for {names[0]}", "the image is converted in place")
 
     def needs_of(self, names: Iterable[str]) -> set[str]:
-        """All jobs that these wait for, directly or by others."""
-        found: set[str] = set()
-        pending = list(names)
-        while pending:
-            job = self.workflow.by_name.get(pending.pop())
-            needs = job.node.get("needs") if job is not None else None
-            new = {node.value for node in needs.strings()} - found if needs is not None else set()
-            found |= new
-            pending += new
-        return found
+        """All jobs that these wait for."""
+
+        def needs(name: str) -> list[str]:
+            job = self.workflow.by_name.get(name)
+            node = job.node.get("needs") if job is not None else None
+            return [item.value for item in node.strings()] if node is not None else []
+
+        return ancestors(names, needs)
 
     def can_wait(self, job: Job) -> bool:
         entry = job.node.own("needs")
@@ -286,11 +274,6 @@ class _Planner:
                 self.append(
                     jobs, render("github/report-job.yml.j2", templates, jobs=lazy, runs_on=runs_on)
                 )
-
-    def append(self, jobs: Node, block: str) -> None:
-        edit = append_item(self.document, jobs, block)
-        if edit is not None:
-            self.plan.edits.append(edit)
 
     def add_outputs(self, job: Job, outputs: dict[str, str]) -> None:
         blocks = [f"{name}: {_in_block(value)}" for name, value in outputs.items()]

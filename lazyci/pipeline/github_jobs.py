@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from lazyci.config import Settings
-from lazyci.document import Document, Node, to_data
+from lazyci.data import to_data
+from lazyci.document import Document, Node
 from lazyci.pipeline import expressions as ex
 from lazyci.pipeline.github_builds import is_login
 from lazyci.pipeline.github_sites import Place, Workflow, env_of

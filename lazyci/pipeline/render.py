@@ -9,10 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lazyci.document import Node, Verbatim, parse, to_data
+from lazyci.data import Verbatim, to_data
+from lazyci.document import Node
 from lazyci.errors import InputError, TemplateError
 from lazyci.pipeline.names import PLUGIN, is_step_name, plugin_name
 from lazyci.pipeline.scalar import is_plain_in_block, plain_or_quoted
+from lazyci.reader import parse
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lazyci.config import Settings
-from lazyci.document import Document, parse
+from lazyci.document import Document
 from lazyci.errors import InputError, InternalError, NotAPipelineError
 from lazyci.pipeline.model import Plan, System
 from lazyci.pipeline.splice import apply
 from lazyci.pipeline.undo import MARK, scalars_without_lazyci, undo_document, undo_text
+from lazyci.reader import parse
 
 __all__ = ["Result", "rewrite", "system_of", "undo"]
 

@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lazyci.document import MAX_DEPTH, Document, Node, parse, to_data
+from lazyci.data import to_data
+from lazyci.document import MAX_DEPTH, Document, Node
 from lazyci.errors import InternalError
+from lazyci.reader import parse
 
 __all__ = ["Edit", "append_item", "apply", "insert_before", "remove_items"]
 

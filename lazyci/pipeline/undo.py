@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lazyci.document import Document, Node, parse
-from lazyci.pipeline.buildkite_plugins import Plugin, plugins_of
+from lazyci.document import Document, Node
+from lazyci.pipeline.buildkite_steps import Plugin, plugins_of
 from lazyci.pipeline.embedded import EmbeddedScript
 from lazyci.pipeline.names import (
     ACTION_STEP,
@@ -20,6 +20,7 @@ from lazyci.pipeline.names import (
     plugin_name,
 )
 from lazyci.pipeline.splice import Edit, apply, remove_items
+from lazyci.reader import parse
 
 __all__ = ["MARK", "scalars_without_lazyci", "undo_document", "undo_text"]
 
