@@ -39,7 +39,7 @@ docs: setup  ## Write the generated pages and the examples' results again
 	$(BIN)/python docs/sync.py
 
 lock: setup  ## Pin all dependencies again, at their newest versions
-	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.10 \
 		--no-annotate --no-header --group dev pyproject.toml -o requirements/dev.txt
 

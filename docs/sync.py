@@ -23,7 +23,8 @@ _GENERATED = "<!-- Made by docs/sync.py from the code; change it there. -->"
 
 
 def _help(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=88)
+    settings: Any = {**command.context_settings, "terminal_width": 88}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     yield f"## `{context.command_path}`\n\n```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
@@ -51,7 +52,7 @@ def _type(schema: dict[str, Any]) -> str:
     return str(schema.get("type", "any"))
 
 
-def _table(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+def _table(schema: dict[str, Any]) -> str:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, value in schema["properties"].items():
         default = value.get("default", "required" if key in schema.get("required", ()) else None)
@@ -72,11 +73,11 @@ def configuration_page() -> str:
         "repository's root. No file at all works too: then every image that the pipelines push\n"
         "becomes lazy. `lazyci config schema` prints the JSON Schema, `lazyci config check`\n"
         "checks the file. Unknown keys are errors.\n",
-        _table(schema, schema["$defs"]),
+        _table(schema),
     ]
     for name, definition in schema["$defs"].items():
         parts.append(f"\n## {name}\n\n{definition.get('description', '')}\n")
-        parts.append(_table(definition, schema["$defs"]))
+        parts.append(_table(definition))
     return "\n".join(parts) + "\n"
 
 

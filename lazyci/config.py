@@ -159,8 +159,11 @@ class Settings(_Base, frozen=True):
     pull: Annotated[Pull, _described("The pull on test agents.")] = Pull()
     report: Annotated[bool, _described("Whether a report step ends the pipeline.")] = False
     switch: Annotated[
-        list[_Text],
-        _described("Stores of the off switch, as URLs; `github:` hands `vars.LAZYCI` to the jobs."),
+        list[Annotated[str, msgspec.Meta(pattern="^(file|s3|ssm|github|buildkite):.+$")]],
+        _described(
+            "Stores of the off switch, as URLs. `github:…` hands `vars.LAZYCI` to GitHub jobs, "
+            "where anything but `on` is off; this version reads no other store."
+        ),
     ] = []
     templates: Annotated[
         _Text | None,
@@ -192,16 +195,27 @@ def find_settings(start: Path) -> Path | None:
 
 
 def load_settings(path: Path) -> Settings:
-    """Read and check a settings file.
+    """Read and check a settings file; its folder of templates counts from the file.
 
     Raises:
-        ConfigError: The file cannot be read, is not YAML, or does not fit the schema.
+        ConfigError: The file cannot be read, is not YAML, or does not fit the schema, or there is
+            no such folder.
     """
     try:
-        data = path.read_bytes()
+        text = decode(path.read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", path=str(path)) from None
-    return read_settings(decode(data, str(path)), str(path))
+    except InputError as error:
+        raise ConfigError(
+            error.message, path=str(path), line=error.line, column=error.column, hint=error.hint
+        ) from None
+    settings = read_settings(text, str(path))
+    if settings.templates is None:
+        return settings
+    folder = path.parent / settings.templates
+    if not folder.is_dir():
+        raise ConfigError(f"`templates`: there is no folder {settings.templates}", path=str(path))
+    return msgspec.structs.replace(settings, templates=str(folder))
 
 
 def read_settings(text: str, path: str = FILE_NAME) -> Settings:
@@ -216,8 +230,9 @@ def read_settings(text: str, path: str = FILE_NAME) -> Settings:
         raise ConfigError(
             error.message, path=path, line=error.line, column=error.column, hint=error.hint
         ) from None
+    data = to_data(document.root)
     try:
-        return msgspec.convert(to_data(document.root) or {}, Settings)
+        return msgspec.convert({} if data is None else data, Settings)
     except msgspec.ValidationError as error:
         raise _explain(document, str(error)) from None
 

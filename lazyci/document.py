@@ -16,7 +16,7 @@ from lazyci.errors import InputError
 
 __all__ = ["MAX_DEPTH", "MERGE", "Document", "Kind", "Node"]
 
-# The deepest of the public pipelines that we know nests 14 levels.
+# Far deeper than any pipeline; it bounds the work on hostile ones.
 MAX_DEPTH = 200
 MERGE = "<<"
 

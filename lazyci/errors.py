@@ -57,10 +57,10 @@ class WouldChangeError(LazyciError):
 
 
 class InputError(LazyciError):
-    """A file cannot be read, is not UTF-8, is not YAML, or exceeds a limit."""
+    """A file cannot be read or written, is not UTF-8, is not YAML, or exceeds a limit."""
 
     exit_code = 65
-    meaning = "an input file cannot be read, is not valid YAML, or exceeds a limit"
+    meaning = "a file cannot be read or written, is not valid YAML, or exceeds a limit"
 
 
 class NotAPipelineError(InputError):

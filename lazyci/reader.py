@@ -2,7 +2,7 @@
 
 The events come from libyaml, which the parser of Buildkite's agent descends from, too; PyYAML
 brings it. What that parser of YAML 1.1 refuses is read again by ruamel.yaml's, which knows YAML
-1.2 and is about twenty times as slow.
+1.2 and is slower.
 """
 
 from __future__ import annotations

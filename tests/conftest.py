@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,12 +31,3 @@ def fixture_files() -> list[Path]:
 
 def text_of(path: Path) -> str:
     return path.read_bytes().decode()
-
-
-@pytest.fixture(scope="session")
-def corpus() -> list[Path]:
-    """The real pipelines."""
-    found = corpus_files()
-    if not found:
-        pytest.skip(f"no corpus of real pipelines at {CORPUS}")
-    return found

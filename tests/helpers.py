@@ -47,7 +47,7 @@ def _drops(key: Any, item: Any) -> bool:
     return (
         str(key).startswith("lazyci-")
         or key in _REPLACED
-        or (key == "key" and str(item).startswith("lazyci-build-"))
+        or (key == "key" and str(item).startswith("lazyci-step-"))
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -205,6 +206,48 @@ def test_filter_leaves_pulls_alone_where_their_plugin_is_missing(repository: Pat
     lazyci("init", cwd=repository)
     done = lazyci("generate", "-", cwd=repository, stdin=PIPELINE.encode())
     assert b"plugins/lazyci" in done.stdout
+
+
+@pytest.mark.parametrize("data", [b"x" * 50_000_000, b"steps: [" + b"a, " * 1_000_000 + b"a]"])
+def test_bounded_memory(data: bytes, tmp_path: Path) -> None:
+    """Even a line of 50 MB ends in a plain error, within 2 GB of address space and a minute."""
+    limit = 2_000_000_000
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "lazyci", "generate", "-"],
+        input=data,
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        timeout=60,
+        preexec_fn=limited,
+    )
+    assert done.returncode == 0
+    assert done.stdout == data
+    assert b"MemoryError" not in done.stderr
+
+
+def test_filter_survives_wrong_options_and_broken_libraries(tmp_path: Path) -> None:
+    for arguments in (("-", "--bogus"), ("-", "--write"), ("-", "more")):
+        done = lazyci("generate", *arguments, cwd=tmp_path, stdin=PIPELINE.encode())
+        assert (done.returncode, done.stdout) == (0, PIPELINE.encode())
+        assert b"passed on unchanged" in done.stderr
+    (tmp_path / "yaml.py").write_text("raise ImportError('broken')")
+    broken = {"PYTHONPATH": str(tmp_path)}
+    done = lazyci("generate", "-", cwd=tmp_path, stdin=PIPELINE.encode(), environment=broken)
+    assert (done.returncode, done.stdout) == (0, PIPELINE.encode())
+
+
+def test_the_unforeseen_is_no_finding(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise RuntimeError('broken')")
+    (tmp_path / "p.yml").write_text(PIPELINE)
+    broken = {"PYTHONPATH": str(tmp_path)}
+    done = lazyci("generate", "--check", "p.yml", cwd=tmp_path, environment=broken)
+    assert done.returncode == 70
+    assert b"RuntimeError: broken" in done.stderr
 
 
 def test_the_documented_line_keeps_the_input_without_python(tmp_path: Path) -> None:

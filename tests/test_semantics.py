@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import subprocess
 from dataclasses import dataclass
@@ -63,6 +62,7 @@ def run(script: str, folder: Path, *, lazy: str = "works", **environment: str) -
         text=True,
         check=False,
         timeout=30,
+        cwd=folder,
     )
     return Run(done.returncode, done.stdout, calls.read_text().splitlines())
 
@@ -118,7 +118,6 @@ SCRIPTS = [
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("failing", ["", "PULL_STATUS", "RUN_STATUS"])
 def test_same_status_and_output(script: str, failing: str, tmp_path: Path) -> None:
-    os.chdir(tmp_path)
     environment = {failing: "3"} if failing else {}
     before = run(script, tmp_path, **environment)
     lazy_script = rewritten(script)

@@ -59,6 +59,16 @@ BUILDKITE = {
     "compose, no reference": "steps:\n  - plugins:\n      - docker-compose#v5: {{push: app}}\n",
     "pod": "steps:\n  - plugins:\n      - kubernetes: {{podSpec: {{containers: [{{image: "
     "'{image}'}}]}}}}\n",
+    "pod, third-party": "steps:\n  - depends_on: b\n    plugins:\n      - kubernetes: {{podSpec: "
+    "{{containers: [{{image: 'postgres:16'}}]}}}}\n",
+    "pod, digest": "steps:\n  - plugins:\n      - kubernetes: {{podSpecPatch: {{containers: [{{image: "
+    "'{repo}@sha256:" + "a" * 64 + "'}}]}}}}\n",
+    "step image, digest": "steps:\n  - image: {repo}@sha256:" + "a" * 64 + "\n    command: make\n",
+    "step image, third-party": "steps:\n  - image: alpine:3\n    command: make\n",
+    "compose, pulled by digest": "steps:\n  - plugins:\n      - docker-compose#v5: {{run: app, "
+    "run-image: '{repo}@sha256:" + "a" * 64 + "'}}\n",
+    "compose, third-party": "steps:\n  - plugins:\n      - docker-compose#v5: {{run: app, "
+    "run-image: alpine}}\n",
     "step image": "steps:\n  - image: {image}\n    command: make\n",
     "environment of a step": "steps:\n  - command: make\n    env: {{X: docker pull {repo}}}\n",
     "label": "steps:\n  - label: docker pull {repo}\n    command: make\n",
@@ -80,6 +90,28 @@ GITHUB = {
     "          outputs: type=image,name={repo},push-by-digest=true,push=true\n",
     "third-party push": JOB + "    steps:\n      - uses: docker/build-push-action@v6\n"
     "        with:\n          tags: other/x\n          push: true\n",
+    "bake without push": JOB
+    + "    steps:\n      - uses: docker/bake-action@v6\n        with: {{set: '*.tags={image}'}}\n",
+    "bake of another image": JOB
+    + "    steps:\n      - uses: docker/bake-action@v6\n        with:\n"
+    "          push: true\n          set: '*.tags=other.example/x'\n",
+    "service, third-party": JOB
+    + "    services: {{db: {{image: 'postgres:16'}}}}\n    steps: [{{run: make}}]\n",
+    "service, digest": JOB + "    services: {{db: {{image: '{repo}@sha256:" + "a" * 64 + "'}}}}\n"
+    "    steps: [{{run: make}}]\n",
+    "docker action, third-party": JOB + "    steps:\n      - uses: docker://alpine:3\n",
+    "docker action, digest": JOB
+    + "    steps:\n      - uses: docker://{repo}@sha256:"
+    + "a" * 64
+    + "\n",
+    "composite, third-party": "runs:\n  using: composite\n  steps:\n    - shell: bash\n"
+    "      run: docker pull alpine\n",
+    "composite, another shell": "runs:\n  using: composite\n  steps:\n    - shell: pwsh\n"
+    "      run: docker pull {image}\n",
+    "composite, a build": "runs:\n  using: composite\n  steps:\n    - shell: bash\n"
+    "      run: docker push {image}\n",
+    "composite, a string": "runs:\n  using: composite\n  steps:\n    - shell: bash\n"
+    "      run: ssh host 'docker pull {image}'\n",
     "bake file": JOB + "    steps:\n      - uses: docker/bake-action@v6\n        with:\n"
     "          push: true\n",
     "another action": JOB + "    steps:\n      - uses: x/build-push-action@v6\n        with:\n"

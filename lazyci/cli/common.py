@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +9,6 @@ from typing import Any, TypeVar
 import click
 
 from lazyci.config import Settings, find_settings, load_settings
-from lazyci.errors import ConfigError
 from lazyci.files import read_bytes
 from lazyci.pipeline import Result, rewrite
 from lazyci.reader import decode
@@ -32,18 +30,9 @@ def config_option(function: Function) -> Function:
 
 
 def settings_from(path: Path | None) -> Settings:
-    """The settings that a command works with; a folder of templates counts from their file."""
+    """The settings that a command works with."""
     found = path or find_settings(Path.cwd())
-    if found is None:
-        return Settings()
-    settings = load_settings(found)
-    if settings.templates is None:
-        return settings
-    import msgspec
-
-    if not (found.parent / settings.templates).is_dir():
-        raise ConfigError(f"`templates`: there is no folder {settings.templates}", path=str(found))
-    return msgspec.structs.replace(settings, templates=str(found.parent / settings.templates))
+    return load_settings(found) if found is not None else Settings()
 
 
 def read_text(path: str) -> str:
@@ -78,4 +67,4 @@ def rewrite_all(
             if not n.startswith("lazyci.yaml names") or all(n in o for o in others)
         ]
         result.plan.notes[:] = notes
-    return [dataclasses.replace(result) for result in again]
+    return again

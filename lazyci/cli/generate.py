@@ -40,7 +40,7 @@ def generate(
       lazyci generate --diff .buildkite/pipeline.yml
       lazyci generate --write .buildkite/pipeline.yml
       lazyci generate --undo --write .buildkite/pipeline.yml
-      generator | lazyci generate - | buildkite-agent pipeline upload
+      gen > p; lazyci generate - < p > q || cp p q; buildkite-agent pipeline upload q
     """
     if "-" in files:
         if len(files) > 1 or mode:
@@ -68,7 +68,7 @@ def generate(
             raise WouldChangeError(
                 f"{len(changed)} of {len(texts)} files would change: "
                 + ", ".join(path for path, _, _ in changed),
-                hint="Run `lazyci generate --write` on them.",
+                hint=f"Run `lazyci generate {'--undo ' if undoing else ''}--write` on them.",
             )
     else:
         _write(changed, results, settings, undoing)
@@ -101,9 +101,10 @@ def _write(
     for path, _, new in changed:
         write_whole(Path(path), new.encode())
         click.echo(f"wrote {path}", err=True)
-    if changed and not undoing:
+    if changed:
         names = " ".join(path for path, _, _ in changed)
-        click.echo(f"to take it back: lazyci generate --undo --write {names}", err=True)
+        way = "--write" if undoing else "--undo --write"
+        click.echo(f"to take it back: lazyci generate {way} {names}", err=True)
     elif not changed:
         click.echo("nothing to change", err=True)
 

@@ -43,16 +43,20 @@ def init(files: tuple[Path, ...], dry_run: bool) -> None:
     if dry_run:
         click.echo(text, nl=False)
         return
-    existing = find_settings(root)
+    existing = find_settings(here)
     if existing:
         click.echo(f"kept {_relative(existing)}")
     else:
         write_whole(root / FILE_NAME, text.encode())
         click.echo(f"wrote {_relative(root / FILE_NAME)}")
     settings = load_settings(existing or root / FILE_NAME)
+    before = [] if existing else [_relative(root / FILE_NAME)]
     for kind in _needed(texts, settings, root):
         for path in vendor(kind, root, settings):
             click.echo(f"wrote {_relative(path)}")
+            before.append(_relative(path))
+    if before:
+        click.echo(f"to take it back: rm {' '.join(before)}")
     _next(found)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from lazyci import __version__
-from lazyci.errors import LazyciError
+from lazyci.errors import InternalError, LazyciError
 
 __all__ = ["main"]
 
@@ -24,6 +26,9 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
+    # Whether this is `generate -`, which passes its input on whatever happens.
+    filtering = False
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -50,19 +55,40 @@ class _Commands(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        arguments = [*ctx._protected_args, *ctx.args]
         try:
             return super().invoke(ctx)
-        except click.UsageError as error:
-            if arguments[:1] == ["generate"] and "-" in arguments and "--strict" not in arguments:
-                # The pipeline is uploaded whatever happens to the filter, a wrong option included.
-                click.echo(f"lazyci: the pipeline is passed on unchanged: {error}", err=True)
-                sys.stdout.buffer.write(sys.stdin.buffer.read())
-                return None
-            raise
         except LazyciError as error:
             click.echo(f"lazyci: {error}", err=True)
             sys.exit(error.exit_code)
+        except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
+            raise
+        # What nobody foresaw must not look like a finding of `--check`, which is 1, too.
+        except Exception as error:
+            if os.environ.get("LAZYCI_TRACEBACK") or self.filtering:
+                raise
+            click.echo(f"lazyci: {type(error).__name__}: {error}", err=True)
+            click.echo("  LAZYCI_TRACEBACK=1 shows where; please report it.", err=True)
+            sys.exit(InternalError.exit_code)
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        self.filtering = _is_filter(arguments)
+        if not self.filtering:
+            return super().main(arguments, *rest, **extra)
+        try:
+            return super().main(arguments, *rest, **{**extra, "standalone_mode": False})
+        # Before the filter itself runs: a wrong option, a library that is missing or broken.
+        except Exception as error:
+            click.echo(f"lazyci: the pipeline is passed on unchanged: {error}", err=True)
+            sys.stdout.buffer.write(sys.stdin.buffer.read())
+            sys.stdout.buffer.flush()
+            return None
+
+
+def _is_filter(arguments: list[str]) -> bool:
+    """Whether this is `generate -`, whose input is uploaded whatever happens."""
+    others = {"--strict", "-h", "--help"} & set(arguments)
+    return "generate" in arguments and "-" in arguments and not others
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -64,7 +64,9 @@ def _show(plan: Plan, changed: bool) -> None:
         f"\n  sites: {len(plan.sites)}; builds with a convert step: {builds}; "
         f"lazy pulls: {len(lazy) - builds}; left alone: {len(left)}"
     )
-    if changed:
+    if changed and plan.path == "-":
+        click.echo("")
+    elif changed:
         click.echo(f"  next: lazyci generate --diff {plan.path}\n")
     else:
         click.echo("  nothing to change\n")

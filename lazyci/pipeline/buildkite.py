@@ -12,7 +12,7 @@ from lazyci.pipeline.buildkite_sites import Pipeline
 from lazyci.pipeline.buildkite_steps import Step, logs_in
 from lazyci.pipeline.convert import Conversions, command_for
 from lazyci.pipeline.model import Conversion, Plan
-from lazyci.pipeline.planner import Planner, ancestors
+from lazyci.pipeline.planner import LEFT_TO_AGENT, LEFT_TO_POD, Planner, ancestors
 from lazyci.pipeline.render import render
 from lazyci.pipeline.scripts import NAMED, Find, is_quotable
 from lazyci.pipeline.splice import Edit, append_item, insert_before
@@ -79,13 +79,8 @@ class _Planner(Planner[Step]):
             problem = "its step is skipped"
         key = step.key
         if not problem and not key and reference is not None:
-            if step.node.first("key", "id", "identifier") is not None:
-                problem = "the `key` of its step is empty"
-            elif self.document.is_shared(step.node):
-                problem = "its step has no `key`, and is an anchor that others use; give it one"
-            else:
-                key = self.new_key(step, reference)
-                problem = "" if key else "its step has no `key`, and no room for one; give it one"
+            key = self.new_key(step, reference)
+            problem = "" if key else "its step has no `key` and cannot be given one; give it one"
         if problem or reference is None:
             self.site(find, "", problem)
             return
@@ -100,10 +95,12 @@ class _Planner(Planner[Step]):
         return find.platforms if find.means == NAMED else ()
 
     def new_key(self, step: Step, reference: Reference) -> str:
-        # The same step may hold several builds; it gets one key.
+        # The same step may hold several sites; it gets one key.
         if id(step) in self.new_keys:
             return self.new_keys[id(step)]
-        name = self.conversions.unique(f"lazyci-build-{reference.slug}")
+        if self.document.is_shared(step.node) or step.node.first("key", "id", "identifier"):
+            return ""
+        name = self.conversions.unique(f"lazyci-step-{reference.slug}")
         edit = insert_before(self.document, step.node, 1, f"key: {name}")
         if edit is None:
             return ""
@@ -112,8 +109,6 @@ class _Planner(Planner[Step]):
         return name
 
     def context(self, conversion: Conversion, step: Step) -> None:
-        if conversion.context:
-            return
         queue = self.settings.convert.queue
         agents = step.node.get("agents")
         branches = step.node.get("branches")
@@ -125,27 +120,35 @@ class _Planner(Planner[Step]):
                 f"step {step.where} logs in by shell, which {conversion.name} does not: set "
                 "`convert.credentials`, unless its agents are logged in"
             )
-        conversion.context = {
+        context = {
             "agents": {"queue": queue} if queue else to_data(agents) if agents else None,
             "branches": _words(to_data(branches)) if branches else "",
             "if_changed": to_data(changed) if changed else None,
             "matrix": to_data(matrix) if matrix and Conversions.uses_matrix(conversion) else None,
             "plugins": login,
         }
+        if not conversion.context:
+            conversion.context = context
+            return
+        # A second build of the image: what holds for one of them alone must not stop the step.
+        first = conversion.context
+        for key in ("branches", "if_changed"):
+            first[key] = first[key] if first[key] == context[key] else None
+        first["plugins"] = first["plugins"] + [x for x in login if x not in first["plugins"]]
 
     def pull(self, find: Find[Step], shared: dict[int, str]) -> None:
         reference = find.reference
         problem = find.problem
         if reference is not None and (not problem or find.edits is None):
             problem = self.selection.refuse(reference) or problem
+        if reference is not None and not problem and self.settings.pulls == "agent":
+            pod = find.means in plugins.POD_MEANS
+            problem = LEFT_TO_POD if pod else LEFT_TO_AGENT
         if problem or reference is None:
             self.site(find, "", problem)
             return
         if find.means in plugins.POD_MEANS:
             self.pod(find, reference)
-            return
-        if self.settings.pulls == "agent":
-            self.site(find, "", "served by the agent's hooks (`pulls: agent`)")
             return
         problem = shared.get(id(find), "")
         if "plugin" in find.means and self.settings.pull.plugin in self.plan.absent:
@@ -157,7 +160,10 @@ class _Planner(Planner[Step]):
             self.site(find, "", problem or "its place in the text leaves no room for an edit")
             return
         self.plan.edits += edits
-        self.pulling += [find.owner.key] if find.owner.key else []
+        if self.settings.report:
+            # The report waits for it, and so needs its key.
+            key = find.owner.key or self.new_key(find.owner, reference)
+            self.pulling += [key] if key else []
         if "plugin" in find.means:
             self.plan.needs.add(self.settings.pull.plugin)
         self.site(find, find.change, "its image has a lazy variant")
@@ -245,10 +251,10 @@ class _Planner(Planner[Step]):
             )
             self.append(steps, block)
         self.plan.conversions = self.conversions.all
-        if self.settings.report and self.plan.edits:
+        after = [*self.pulling, *(conversion.name for conversion in self.conversions.all)]
+        if self.settings.report and after:
             queue = self.settings.convert.queue
             agents = {"queue": queue} if queue else None
-            after = [*self.pulling, *(conversion.name for conversion in self.conversions.all)]
             block = render(
                 "buildkite/report-step.yml.j2",
                 templates,

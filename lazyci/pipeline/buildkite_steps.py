@@ -32,7 +32,7 @@ class Plugin:
         config: Its settings, or None.
         holder: The list (or mapping) of plugins.
         index: Its place in there.
-        data: The plugin as plain data, as one item of a list.
+        spelled: Its name as written.
         local: Whether it is a path in the repository.
         later_login: Whether a plugin after it logs in. Hooks of plugins in the repository, such as
             lazyci's, run after all others all the same.
@@ -89,13 +89,11 @@ class Step:
         where: Its name for people.
         group: The group it stands in, or None.
         plugins: Its plugins.
-        containing: The item that holds it in its list; an alias when the step is one.
     """
 
     node: Node
     where: str
     group: Node | None
-    containing: Node
     plugins: list[Plugin] = field(default_factory=list)
 
     @property
@@ -141,7 +139,7 @@ def steps_of(document: Document) -> Iterator[Step]:
                 continue
             seen.add(id(node))
             where = node.text(*_KEY, "label", "name") or f"step {count}"
-            yield Step(node, where, group, item, plugins_of(node))
+            yield Step(node, where, group, plugins_of(node))
 
 
 def logs_in(step: Node) -> bool:

@@ -97,18 +97,21 @@ class Conversions:
         """
         known = self._by_image.get((reference.text, platforms))
         if known is not None:
-            if build not in known.builds:
+            if build not in known.sources:
+                known.sources.append(build)
                 known.builds.append(build)
-                if known.condition != condition:
-                    # Either build may make the image; the step runs with both conditions open.
-                    known.condition = ""
+            if known.condition != condition:
+                # Either build may make the image, so neither's condition may stop the step.
+                known.condition = ""
             return known
         format_, in_place = self.selection.format(reference), self.selection.in_place(reference)
         group = (build, format_, in_place, platforms)
         conversion = self._by_build.get(group)
         if conversion is None or conversion.condition != condition:
             unique = self.unique(f"lazyci-convert-{name or reference.slug}")
-            conversion = Conversion(unique, [], format_, in_place, platforms, [build], condition)
+            conversion = Conversion(
+                unique, [], format_, in_place, platforms, [build], condition, [build]
+            )
             self._by_build[group] = conversion
             self.all.append(conversion)
         conversion.images.append(image)

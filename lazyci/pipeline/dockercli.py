@@ -24,7 +24,7 @@ _RETRY = re.compile(r"(?:.*[/_-])?retry(?:[_-].*)?\Z")
 _ENGINES = re.compile(r"(?:.*/)?(?:docker|buildctl)\Z")
 _GLOBAL_FLAGS = frozenset(("-D", "--debug", "--tls", "--tlsverify"))
 _OTHER_DAEMON = ("-H", "--host", "-c", "--context", "--config")
-_DAEMON_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT")
+_DAEMON_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG")
 _RUN_FLAGS = frozenset(
     (
         "-d",
@@ -107,7 +107,7 @@ def _problem_before(command: Command, before: tuple[Word, ...]) -> str:
         return "it replaces the shell (`exec`)"
     names = [*command.assigned, *(word.head.partition("=")[0] for word in before)]
     other = next((name for name in names if name in _DAEMON_VARIABLES), "")
-    return f"`{other}` names another daemon" if other else ""
+    return f"`{other}` names another daemon or configuration" if other else ""
 
 
 def _runs_it(before: tuple[Word, ...]) -> bool:

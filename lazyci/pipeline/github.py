@@ -13,7 +13,7 @@ from lazyci.pipeline.github_builds import uses
 from lazyci.pipeline.github_jobs import Handover
 from lazyci.pipeline.github_sites import CONTAINER_MEANS, Job, Place, Workflow, hosted_runner
 from lazyci.pipeline.model import Plan
-from lazyci.pipeline.planner import Planner, ancestors
+from lazyci.pipeline.planner import LEFT_TO_AGENT, LEFT_TO_POD, Planner, ancestors
 from lazyci.pipeline.render import render
 from lazyci.pipeline.scalar import is_plain_in_block
 from lazyci.pipeline.scripts import NAMED, Find
@@ -116,6 +116,9 @@ class _Planner(Planner[Place]):
         reference, problem = find.reference, find.problem
         if reference is not None and (not problem or find.edits is None):
             problem = self.refuse(reference) or problem
+        if reference is not None and not problem and self.settings.pulls == "agent":
+            early = find.means in CONTAINER_MEANS
+            problem = LEFT_TO_POD if early else LEFT_TO_AGENT
         if problem or reference is None:
             self.site(find, "", problem)
             return
@@ -125,9 +128,6 @@ class _Planner(Planner[Place]):
         job = find.owner.job
         if job.node.get("container") is not None:
             self.site(find, "", "it runs inside the job's container, where lazyci is not")
-            return
-        if self.settings.pulls == "agent":
-            self.site(find, "", "served by the agent's hooks (`pulls: agent`)")
             return
         edits = find.edits() if find.edits else None
         if edits is None:
@@ -259,7 +259,7 @@ class _Planner(Planner[Place]):
                 what=conversion.name.removeprefix("lazyci-convert-"),
                 images=conversion.images,
                 builds=conversion.builds[0] if len(conversion.builds) == 1 else conversion.builds,
-                condition=f"${{{{ {conversion.condition} }}}}" if conversion.condition else "",
+                condition=Handover.condition_of(conversion),
                 env=env,
                 command=command_for(conversion, self.settings, ["$LAZYCI_IMAGES"]),
                 timeout_minutes=self.settings.convert.timeout_minutes,

@@ -27,7 +27,6 @@ class ActionBuild:
         references: References, one a text; expressions may stand in them.
         push: The value of `push`, or what stands for it: a text that is `true`, `false` or an
             expression.
-        platforms: The platforms, as written.
         problem: Why it has no convert step, or an empty text.
         place: The node to point at.
     """

@@ -98,6 +98,8 @@ class Handover:
 
     def fill(self, conversion: Conversion, place: Place) -> None:
         """Give a conversion what its template needs besides its images."""
+        if conversion.context:
+            return
         job = place.job.node
         runs_on: Any = self.settings.convert.runs_on
         strategy = job.get("strategy")
@@ -112,9 +114,6 @@ class Handover:
                 f"{conversion.name} runs on GitHub's runner, which has no lazyci: set "
                 "`convert.image` or `convert.runs-on`"
             )
-        for name in ex.jobs_read(str(runs_on)):
-            if name not in conversion.builds:
-                conversion.builds.append(name)
         login = self.settings.convert.credentials or self._credentials(place, matrix=matrix)
         environment = job.get("environment")
         if environment is not None and ex.reads_matrix(str(to_data(environment))) and not matrix:
@@ -126,10 +125,23 @@ class Handover:
             "strategy": to_data(strategy) if strategy is not None and matrix else None,
             "credentials": login,
         }
+        for name in ex.jobs_read(str(conversion.context)):
+            if name not in conversion.builds:
+                conversion.builds.append(name)
+
+    @staticmethod
+    def condition_of(conversion: Conversion) -> str:
+        """The `if` of a convert job; empty when it runs whenever its build did."""
+        parts = [conversion.condition] if conversion.condition else []
+        if len(conversion.sources) > 1:
+            # One of them may be skipped, which by default would skip this job, too.
+            done = (f"needs.{name}.result == 'success'" for name in conversion.sources)
+            parts = ["!cancelled()", f"({' || '.join(done)})", *(f"({part})" for part in parts)]
+        return f"${{{{ {' && '.join(parts)} }}}}" if parts else ""
 
     def _permissions(self, job: Node, conversion: Conversion) -> dict[str, str]:
         """The least that the conversion needs of what the build's job may do."""
-        held: Any = {}
+        held: Any = None
         for holder in (self.root, job):
             node = holder.get("permissions")
             held = to_data(node) if node is not None else held
@@ -139,7 +151,7 @@ class Handover:
         if (
             all_of_them
             or granted.get("packages") == "write"
-            or (not held and any("ghcr.io" in image for image in conversion.images))
+            or (held is None and any("ghcr.io" in image for image in conversion.images))
         ):
             wanted["packages"] = "write"
         if all_of_them or granted.get("id-token") == "write":

@@ -54,6 +54,7 @@ class Place:
         index: The step's place, or -1 for the job itself.
         step: The step, or None for the job itself.
         build: What its action builds, or None.
+        outputs: Outputs that its build asks of the job, by their names.
     """
 
     job: Job

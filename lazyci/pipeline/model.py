@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lazyci.config import ImageRule, Settings
-from lazyci.document import Node
 from lazyci.pipeline.splice import Edit
-from lazyci.reference import Reference, split
+from lazyci.reference import Reference
 
-__all__ = ["Conversion", "Plan", "Selection", "Site"]
+__all__ = ["Conversion", "Plan", "Selection", "Site", "System"]
 
 System = Literal["buildkite", "github-workflow", "github-action"]
 
@@ -52,6 +51,7 @@ class Conversion:
         in_place: Whether the variant is put under the reference itself.
         platforms: Platforms to convert; all of the image when empty.
         builds: The steps or jobs it waits for.
+        sources: Those of them that push the images.
         condition: When it runs, in the pipeline's own notation; empty for always.
         context: What the template needs besides, by the system's own names.
     """
@@ -63,6 +63,7 @@ class Conversion:
     platforms: tuple[str, ...]
     builds: list[str]
     condition: str = ""
+    sources: list[str] = field(default_factory=list)
     context: dict[str, Any] = field(default_factory=dict)
 
 
@@ -173,8 +174,3 @@ class Selection:
         """Whether the variant of an image goes under its own tag."""
         rule = self.rule(reference)
         return ((rule.publish if rule else None) or self.settings.publish) == "in-place"
-
-
-def reference_of(node: Node) -> Reference:
-    """The reference that a scalar holds."""
-    return split(node.value)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 __all__ = [
     "ACTION_STEP",
-    "BUILD_KEY",
     "CONVERT",
     "OUTPUTS",
-    "PLUGIN",
+    "PLUGIN_NAME",
     "REPORT",
+    "STEP_KEY",
     "is_step_name",
     "plugin_name",
 ]
 
 CONVERT = "lazyci-convert-"
 REPORT = "lazyci-report"
-BUILD_KEY = "lazyci-build-"
+STEP_KEY = "lazyci-step-"
 OUTPUTS = ("lazyci-images-", "lazyci-when-")
-PLUGIN = "lazyci"
+PLUGIN_NAME = "lazyci"
 ACTION_STEP = "lazyci"
 
 

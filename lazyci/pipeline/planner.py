@@ -12,7 +12,10 @@ from lazyci.pipeline.model import Plan, Selection, Site
 from lazyci.pipeline.scripts import Find
 from lazyci.pipeline.splice import append_item
 
-__all__ = ["Planner", "ancestors"]
+__all__ = ["LEFT_TO_AGENT", "LEFT_TO_POD", "Planner", "ancestors"]
+
+LEFT_TO_AGENT = "served by the agent's hooks (`pulls: agent`)"
+LEFT_TO_POD = "pulled before any step, and `pulls: agent` changes nothing here"
 
 
 class _Named(Protocol):

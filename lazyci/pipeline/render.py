@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lazyci.data import Verbatim, to_data
 from lazyci.document import Node
 from lazyci.errors import InputError, TemplateError
-from lazyci.pipeline.names import PLUGIN, is_step_name, plugin_name
+from lazyci.pipeline.names import ACTION_STEP, PLUGIN_NAME, is_step_name, plugin_name
 from lazyci.pipeline.scalar import is_plain_in_block, plain_or_quoted
 from lazyci.reader import parse
 
@@ -102,7 +102,7 @@ def render(template: str, overrides: str | None, /, **context: Any) -> str:
         TemplateError: The template cannot be read or rendered, or renders something else.
     """
     text, path = render_text(template, overrides, **context)
-    check(text, path)
+    _check(text, path, template)
     return text
 
 
@@ -120,12 +120,8 @@ def render_text(template: str, overrides: str | None, /, **context: Any) -> tupl
         ) from None
 
 
-def check(text: str, path: str) -> Node:
-    """Whether a rendered text is YAML that undo will know again.
-
-    Raises:
-        TemplateError: It is no block collection, or its items are not marked as lazyci's.
-    """
+def _check(text: str, path: str, template: str) -> None:
+    """Refuse what is no block collection, or what undo would not know again."""
     try:
         root = parse(text, path).root
     except InputError as error:
@@ -145,17 +141,14 @@ def check(text: str, path: str) -> Node:
             "what it renders must begin with its first item and end with its last", path=path
         )
     names = [_name_of(item) for item in root.items] or [key.value for key, _ in root.entries]
-    if not all(map(_is_known, names)):
-        raise TemplateError(
-            f"an item is named {next(n for n in names if not _is_known(n))!r}",
-            path=path,
-            hint="`lazyci generate --undo` finds items by the `name` that the template is given.",
-        )
-    return root
-
-
-def _is_known(name: str) -> bool:
-    return is_step_name(name) or plugin_name(name) == PLUGIN
+    for name in names:
+        known = plugin_name(name) == PLUGIN_NAME if "plugin" in template else is_step_name(name)
+        if not known and not (template == "github/pull-step.yml.j2" and name == ACTION_STEP):
+            raise TemplateError(
+                f"an item is named {name!r}",
+                path=path,
+                hint="`lazyci generate --undo` finds items by the name that the template is given.",
+            )
 
 
 def _name_of(item: Node) -> str:
@@ -163,6 +156,5 @@ def _name_of(item: Node) -> str:
     if not isinstance(data, dict):
         return ""
     # A plugin item is known by its name, which is its only key.
-    return str(
-        data.get("key") or data.get("id") or (next(iter(data), "") if len(data) == 1 else "")
-    )
+    only = next(iter(data)) if len(data) == 1 else ""
+    return str(data.get("key") or data.get("id") or only)

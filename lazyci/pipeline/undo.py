@@ -13,9 +13,9 @@ from lazyci.pipeline.buildkite_steps import Plugin, plugins_of
 from lazyci.pipeline.embedded import EmbeddedScript
 from lazyci.pipeline.names import (
     ACTION_STEP,
-    BUILD_KEY,
     OUTPUTS,
-    PLUGIN,
+    PLUGIN_NAME,
+    STEP_KEY,
     is_step_name,
     plugin_name,
 )
@@ -109,7 +109,7 @@ def _is_plugin(item: Node) -> bool:
     if item.kind != "mapping" or len(item.entries) != 1:
         return False
     (name, config) = item.entries[0]
-    ours = plugin_name(name.value) == PLUGIN and config.kind == "mapping"
+    ours = plugin_name(name.value) == PLUGIN_NAME and config.kind == "mapping"
     return ours and config.own("image") is not None
 
 
@@ -125,7 +125,7 @@ def _is_entry(key: Node, value: Node) -> bool:
     return (
         is_step_name(key.value)
         or key.value.startswith(OUTPUTS)
-        or (key.value == "key" and value.value.startswith(BUILD_KEY))
+        or (key.value == "key" and value.value.startswith(STEP_KEY))
         or (key.value == "skip-pull" and value.is_true)
         or (key.value == "outputs" and value.kind == "mapping" and _all_ours(value))
     )
@@ -142,11 +142,11 @@ def _entries(document: Document, node: Node) -> Iterator[Edit]:
         if name == "jobs" and value.kind == "mapping":
             ours = [i for i, (job, _) in enumerate(value.entries) if is_step_name(job.value)]
             yield from remove_items(document, value, ours)
-        elif name == "key" and value.value.startswith(BUILD_KEY) and index:
+        elif name == "key" and value.value.startswith(STEP_KEY) and index:
             # As the first key it cannot be lazyci's, which puts it below another.
             yield from remove_items(document, node, [index])
         elif name == "outputs" and value.kind == "mapping":
-            if _all_ours(value) and not value.flow:
+            if _all_ours(value):
                 yield from remove_items(document, node, [index])
             else:
                 ours = [i for i, (o, _) in enumerate(value.entries) if o.value.startswith(OUTPUTS)]
@@ -170,21 +170,24 @@ def _dependencies(document: Document, value: Node) -> Iterator[Edit]:
 
 def _plugins(document: Document, step: Node) -> Iterator[Edit]:
     plugins = plugins_of(step)
-    ours = [
-        p for p in plugins if p.name == PLUGIN and p.config is not None and p.config.own("image")
-    ]
+    ours = [plugin for plugin in plugins if plugin.name == PLUGIN_NAME and _has_image(plugin)]
     if not ours:
         return
     yield from remove_items(document, ours[0].holder, [plugin.index for plugin in ours])
     for plugin in ours:
         entry = plugin.config.own("always-pull") if plugin.config is not None else None
-        later = [other for other in plugins if other.index > plugin.index and other.name != PLUGIN]
-        served = next(
-            (other for other in later if other.name in ("docker", "docker-compose")), None
-        )
+        served = next((other for other in plugins[plugins.index(plugin) :] if _pulls(other)), None)
         if entry is not None and served is not None:
             raw = document.text[entry[1].start : entry[1].end]
             yield from _restore(document, served, raw)
+
+
+def _has_image(plugin: Plugin) -> bool:
+    return plugin.config is not None and plugin.config.own("image") is not None
+
+
+def _pulls(plugin: Plugin) -> bool:
+    return plugin.name in ("docker", "docker-compose") and not plugin.local
 
 
 def _restore(document: Document, plugin: Plugin, raw: str) -> Iterator[Edit]:

@@ -50,7 +50,7 @@ def vendor(kind: str, root: Path, settings: Settings) -> list[Path]:
     source = _source(kind)
     written = []
     for file in sorted(source.rglob("*")):
-        if not file.is_file() or file.name == "README.md":
+        if not file.is_file():
             continue
         target = root / place / file.relative_to(source)
         data = file.read_bytes()
