@@ -102,5 +102,5 @@ def _next(found: Discovery) -> None:
         return
     count = sum(len(plan.sites) for plan in found.plans)
     names = " ".join(plan.path for plan in found.plans if plan.sites) or found.plans[0].path
-    click.echo(f"\n{len(found.plans)} pipelines with {count} builds and pulls of images. Next:")
+    click.echo(f"\nPipelines: {len(found.plans)}; builds and pulls of images: {count}. Next:")
     click.echo(f"  lazyci plan {names}\n  lazyci generate --write {names}")
