@@ -231,6 +231,9 @@ def read_settings(text: str, path: str = FILE_NAME) -> Settings:
             error.message, path=path, line=error.line, column=error.column, hint=error.hint
         ) from None
     data = to_data(document.root)
+    if isinstance(data, dict):
+        # A key whose entries are all commented out is as good as absent.
+        data = {key: value for key, value in data.items() if value is not None}
     try:
         return msgspec.convert({} if data is None else data, Settings)
     except msgspec.ValidationError as error:
@@ -243,7 +246,7 @@ def _explain(document: Document, message: str) -> ConfigError:
     node, fields = document.root, Settings
     for name, index in re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path.rstrip("`")):
         node, fields = _step(node, fields, name, index)
-    hint = ""
+    hint = "docs/configuration.md lists what is allowed; `lazyci config schema` prints it."
     unknown = re.search(r"unknown field `(.*)`", problem)
     if unknown:
         entry = node.real.own(unknown[1])

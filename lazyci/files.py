@@ -46,6 +46,10 @@ def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
             stream.write(data)
             stream.flush()
             os.fchmod(stream.fileno(), permissions)
+            if os.geteuid() == 0 and target.exists():
+                # Root writes for others, too; the file stays theirs.
+                owner = target.stat()
+                os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
             os.fsync(stream.fileno())
         os.replace(scratch, target)
     except OSError as error:

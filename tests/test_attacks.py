@@ -49,6 +49,8 @@ UNDONE = {
     "          tags: reg.io/a:${{ steps.x.outputs.y }}\n",
     "outputs of a job in flow style": "on: push\njobs:\n  a: {runs-on: gpu, steps: [{uses: "
     'docker/build-push-action@v6, with: {push: true, tags: "reg.io/a:${{ steps.m.outputs.y }}"}}]}\n',
+    "retry with an expression": JOB + "      - uses: nick-fields/retry@v3\n        with:\n"
+    "          command: docker pull reg.io/a:${{ github.sha }}\n",
     "plugins as a mapping": f"steps:\n  - plugins:\n      docker#v5: {{image: '{R}'}}\n",
     "hash in an output": JOB + "      - uses: docker/build-push-action@v6\n        with:\n"
     "          tags: reg.io/a:1\n          push: \"${{ steps.m.outputs.x == 'a #b' }}\"\n",
@@ -189,6 +191,23 @@ STAY = {
     "another host": f"steps:\n  - command: timeout 60 ssh host docker pull {R}\n",
     "sudo of another program": f"steps:\n  - command: sudo echo docker pull {R}\n",
     "other daemon": f"steps:\n  - command: DOCKER_HOST=ssh://x docker pull {R}\n",
+    "retry in another shell": JOB + "      - uses: nick-fields/retry@v3\n        with:\n"
+    f"          command: docker pull {R}\n          shell: powershell\n",
+    "always-pull by alias": "steps:\n  - soft_fail: &t true\n    plugins:\n      - docker#v5:\n"
+    f"          image: {R}\n          always-pull: *t\n",
+    "always-pull as a block": "steps:\n  - plugins:\n      - docker#v5:\n"
+    f"          image: {R}\n          always-pull: |-\n            true\n",
+    "default of a run-time variable": "steps:\n  - key: k\n    env: {TAG: v}\n"
+    "    command: docker push reg.io/a:$${TAG:-y}\n",
+    "variable of the job": "steps:\n  - key: k\n    command: docker push reg.io/a:$$BUILDKITE_JOB_ID\n",
+    "value for another shell": "steps:\n  - key: k\n    env: {V: x$$Y}\n"
+    "    command: docker push reg.io/a:$$V\n",
+    "environment of the step": JOB
+    + "      - uses: docker/build-push-action@v6\n        env: {V: a}\n"
+    "        with: {push: true, tags: \"reg.io/a:${{ env.V || 'latest' }}\"}\n",
+    "output with a secret": JOB + "      - id: m\n        uses: docker/metadata-action@v5\n"
+    "        with: {images: 'reg.io/${{ secrets.U }}/a'}\n      - uses: docker/build-push-action@v6\n"
+    "        with: {push: true, tags: '${{ steps.m.outputs.tags }}'}\n",
     "other configuration": f"steps:\n  - command: DOCKER_CONFIG=x docker pull {R}\n",
     "other daemon by env": f"steps:\n  - command: env DOCKER_CONTEXT=x docker run {R}\n",
     "here-document with arguments": f"steps:\n  - command: |\n      docker run {R} <<EOF arg\n"
@@ -257,7 +276,51 @@ def bomb(levels: int) -> str:
     return "\n".join(lines)
 
 
+def test_conditions_of_a_group() -> None:
+    group = "steps:\n  - group: g\n    if: |\n      build.branch == 'x' // only x\n    steps:\n"
+
+    def last(more: str) -> dict[str, str]:
+        text = lazy(group + f"      - {{key: k, {more}, command: docker push {R}}}\n")
+        step: dict[str, str] = load(text)["steps"][-1]
+        return step
+
+    both = last("if: build.tag == null")
+    assert both["if"] == "(build.branch == 'x' // only x\n) && (build.tag == null\n)"
+    # Buildkite refuses a step that has both.
+    branches = last("branches: main")
+    assert branches["branches"] == "main"
+    assert "if" not in branches
+
+
+def test_a_matrix_in_the_agents_is_copied() -> None:
+    text = lazy(
+        "steps:\n  - key: k\n    matrix: [a, b]\n    agents: {queue: '{{matrix}}'}\n"
+        f"    command: docker push {R}\n"
+    )
+    assert load(text)["steps"][-1]["matrix"] == ["a", "b"]
+
+
+def test_needs_of_what_is_copied() -> None:
+    text = lazy(
+        "on: push\njobs:\n  pre: {runs-on: gpu, steps: [{run: x}]}\n  a:\n    needs: pre\n"
+        "    strategy:\n      matrix: ${{ fromJSON(needs.pre.outputs.m) }}\n    runs-on: gpu\n"
+        "    steps:\n      - uses: docker/build-push-action@v6\n"
+        "        with: {push: true, tags: 'reg.io/a:${{ matrix.v }}'}\n"
+    )
+    job = load(text)["jobs"]["lazyci-convert-a"]
+    assert job["needs"] == ["a", "pre"]
+
+
+def test_a_called_workflow_asks_for_no_more_than_its_build() -> None:
+    text = (
+        "on: workflow_call\njobs:\n  a: {runs-on: gpu, steps: [{run: docker push ghcr.io/x/y:1}]}\n"
+    )
+    jobs = load(lazy(text, "report: true"))["jobs"]
+    assert all("permissions" not in job for job in jobs.values())
+
+
 SLOW = {
+    "a chain": "steps:\n- command: " + " && ".join([f"docker pull {R}"] * 500) + "\n",
     "variables that double": f"steps:\n  - command: |\n      V0={'x' * 50}\n"
     + "".join(f"      V{n}=$V{n - 1}$V{n - 1}\n" for n in range(1, 40))
     + "      docker run $V39\n",

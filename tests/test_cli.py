@@ -301,7 +301,13 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("generate", "a", "b"), ("generate",), ("plans",), ("plan",)],
+    [
+        ("generate", "a", "b"),
+        ("generate", "a", "--write", "--diff"),
+        ("generate",),
+        ("plans",),
+        ("plan",),
+    ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert lazyci(*arguments, cwd=tmp_path).returncode == 2

@@ -72,7 +72,9 @@ def test_full_file() -> None:
     assert settings.tag_suffix == "-fast"
 
 
-@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "{}", "---\n"])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# nothing\n", "{}", "---\n", "images:\n  # - match: x\n"]
+)
 def test_empty_files_are_the_defaults(text: str) -> None:
     assert read_settings(text) == Settings()
 

@@ -22,13 +22,19 @@ __all__ = ["generate"]
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...|-")
 @config_option
-@click.option("--write", "mode", flag_value="write", help="Change the files in place.")
-@click.option("--diff", "mode", flag_value="diff", help="Show what would change.")
-@click.option("--check", "mode", flag_value="check", help="Exit 1 when something would change.")
+@click.option("--write", is_flag=True, help="Change the files in place.")
+@click.option("--diff", is_flag=True, help="Show what would change.")
+@click.option("--check", is_flag=True, help="Exit 1 when something would change.")
 @click.option("--undo", "undoing", is_flag=True, help="Take everything out again.")
 @click.option("--strict", is_flag=True, help="With -: fail, instead of passing the input on.")
 def generate(
-    files: tuple[str, ...], config_path: Path | None, mode: str | None, undoing: bool, strict: bool
+    files: tuple[str, ...],
+    config_path: Path | None,
+    write: bool,
+    diff: bool,
+    check: bool,
+    undoing: bool,
+    strict: bool,
 ) -> None:
     """Print pipelines again with convert steps and lazy pulls.
 
@@ -42,36 +48,43 @@ def generate(
       lazyci generate --undo --write .buildkite/pipeline.yml
       gen > p; lazyci generate - < p > q || cp p q; buildkite-agent pipeline upload q
     """
+    modes = [n for n, on in (("write", write), ("diff", diff), ("check", check)) if on]
+    if len(modes) > 1:
+        raise click.UsageError(f"--{modes[0]} and --{modes[1]} exclude each other")
     if "-" in files:
-        if len(files) > 1 or mode:
+        if len(files) > 1 or modes:
             raise click.UsageError(
                 "`-` stands alone, without other files, --write, --diff or --check"
             )
         _filter(config_path, undoing, strict)
         return
-    if len(files) > 1 and mode is None:
+    if len(files) > 1 and not modes:
         raise click.UsageError("several files need --write, --diff or --check")
-    texts = [(name, read_text(name)) for name in files]
+    _generate([(name, read_text(name)) for name in files], config_path, modes, undoing)
+
+
+def _generate(
+    texts: list[tuple[str, str]], config_path: Path | None, modes: list[str], undoing: bool
+) -> None:
     settings = Settings() if undoing else settings_from(config_path)
     results = [] if undoing else rewrite_all(texts, settings)
     after = [undo(t, path=p) for p, t in texts] if undoing else [r.text for r in results]
-    for result in results:
-        _say_notes(result, settings)
+    for (_, text), result in zip(texts, results, strict=False):
+        _say_notes(text, result, settings)
     changed = [(p, old, new) for (p, old), new in zip(texts, after, strict=True) if old != new]
-    if mode is None:
+    if not modes:
         _print(after[0].encode())
-    elif mode == "diff":
+    elif "diff" in modes:
         for path, old, new in changed:
             _print(_diff(path, old, new).encode())
-    elif mode == "check":
-        if changed:
-            raise WouldChangeError(
-                f"{len(changed)} of {len(texts)} files would change: "
-                + ", ".join(path for path, _, _ in changed),
-                hint=f"Run `lazyci generate {'--undo ' if undoing else ''}--write` on them.",
-            )
-    else:
+    elif "write" in modes:
         _write(changed, results, settings, undoing)
+    elif changed:
+        raise WouldChangeError(
+            f"{len(changed)} of {len(texts)} files would change: "
+            + ", ".join(path for path, _, _ in changed),
+            hint=f"Run `lazyci generate {'--undo ' if undoing else ''}--write` on them.",
+        )
 
 
 def _print(data: bytes) -> None:
@@ -92,7 +105,8 @@ def _write(
     changed: list[tuple[str, str, str]], results: list[Result], settings: Settings, undoing: bool
 ) -> None:
     for result in results:
-        root = repository_root(Path(result.plan.path)) or Path.cwd()
+        folder = Path(result.plan.path).resolve().parent
+        root = repository_root(folder) or folder
         # What a pipeline needs is there before the pipeline that needs it.
         for kind, place in ((PLUGIN, settings.pull.plugin), (ACTION, settings.pull.action)):
             if place in result.plan.needs:
@@ -109,7 +123,14 @@ def _write(
         click.echo("nothing to change", err=True)
 
 
-def _say_notes(result: Result, settings: Settings) -> None:
+def _say_notes(text: str, result: Result, settings: Settings) -> None:
+    path = result.plan.path
+    if result.changed and undo(text, path=path) != text:
+        click.echo(
+            f"lazyci: {path}: its lazy steps are not what these settings give; they are replaced, "
+            "with edits made in them (--diff shows it)",
+            err=True,
+        )
     for note in result.plan.notes:
         click.echo(f"lazyci: {result.plan.path}: {note}", err=True)
     root = repository_root(Path(result.plan.path))

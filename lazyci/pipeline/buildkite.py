@@ -10,7 +10,7 @@ from lazyci.document import Document
 from lazyci.pipeline import buildkite_plugins as plugins
 from lazyci.pipeline.buildkite_sites import Pipeline
 from lazyci.pipeline.buildkite_steps import Step, logs_in
-from lazyci.pipeline.convert import Conversions, command_for
+from lazyci.pipeline.convert import command_for, reads_matrix
 from lazyci.pipeline.model import Conversion, Plan
 from lazyci.pipeline.planner import LEFT_TO_AGENT, LEFT_TO_POD, Planner, ancestors
 from lazyci.pipeline.render import render
@@ -124,7 +124,7 @@ class _Planner(Planner[Step]):
             "agents": {"queue": queue} if queue else to_data(agents) if agents else None,
             "branches": _words(to_data(branches)) if branches else "",
             "if_changed": to_data(changed) if changed else None,
-            "matrix": to_data(matrix) if matrix and Conversions.uses_matrix(conversion) else None,
+            "matrix": to_data(matrix) if matrix else None,
             "plugins": login,
         }
         if not conversion.context:
@@ -237,6 +237,9 @@ class _Planner(Planner[Step]):
         for step, names in self.waiting.values():
             self.plan.edits += self.wait_for(step, list(dict.fromkeys(names)))
         for conversion in self.conversions.all:
+            context = conversion.context
+            if not reads_matrix([conversion.images, context["agents"], context["plugins"]]):
+                context["matrix"] = None
             block = render(
                 "buildkite/convert-step.yml.j2",
                 templates,

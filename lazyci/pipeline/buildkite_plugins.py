@@ -78,16 +78,9 @@ def _docker(
         return
     reference = split(_interpolated(document, image.value))
     find = Find("pull", image.start, step, "docker plugin", reference)
-    if config.get("load") is not None:
-        find.problem = "the image comes from a file (`load`)"
-    elif config.text("expand-image-vars").lower() in _TRUE:
-        find.problem = "its image is only known at run time (`expand-image-vars`)"
-    else:
-        find.problem = _no_room(plugin, settings)
     policy = config.effective().get("always-pull")
     always = policy is not None and policy[1].real.value.lower() in _TRUE
-    if always and policy is not None and document.is_shared(policy[1]):
-        find.problem = find.problem or "its always-pull is an anchor that other keys use"
+    find.problem = _docker_problem(document, settings, plugin, config, policy if always else None)
     find.pull_policy = policy[1] if policy is not None else None
     find.change = "lazyci plugin before it pulls"
     if always:
@@ -105,6 +98,25 @@ def _docker(
 
     find.edits = edits
     yield find
+
+
+def _docker_problem(
+    document: Document,
+    settings: Settings,
+    plugin: Plugin,
+    config: Node,
+    policy: tuple[Node, Node] | None,
+) -> str:
+    """Why a docker plugin must stay as it is; `policy` is its always-pull when that is on."""
+    if config.get("load") is not None:
+        return "the image comes from a file (`load`)"
+    if config.text("expand-image-vars").lower() in _TRUE:
+        return "its image is only known at run time (`expand-image-vars`)"
+    if policy is not None and (policy[1].kind == "alias" or document.is_shared(policy[1])):
+        return "its always-pull is an anchor that other keys use"
+    if policy is not None and policy[1].style in ("|", ">"):
+        return "its always-pull is a block of text"
+    return _no_room(plugin, settings)
 
 
 def _no_room(plugin: Plugin, settings: Settings) -> str:

@@ -18,6 +18,12 @@ __all__ = ["Pipeline"]
 _UPLOAD_DEFAULT = re.compile(r"\$\{\w+:?-[^{}$\"`\\]*\}\Z")
 
 
+# What the agent sets to something else in each job.
+_OF_THE_JOB = re.compile(
+    r"BUILDKITE_(?:JOB_ID|STEP_\w+|LABEL|COMMAND|RETRY_\w+|AGENT_\w+|PARALLEL_\w+|TIMEOUT|GROUP_\w+)\Z"
+)
+
+
 class Pipeline:
     """A Buildkite pipeline.
 
@@ -82,7 +88,12 @@ class Pipeline:
                 text += part
             elif isinstance(part, Unknown):
                 name = re.match(r"\$\{(\w+)", part.raw)
-                if not name or name[1] in known or not _UPLOAD_DEFAULT.match(part.raw):
+                if (
+                    text.endswith(("$", "\\"))
+                    or not name
+                    or name[1] in known
+                    or not _UPLOAD_DEFAULT.match(part.raw)
+                ):
                     return None
                 text += part.raw
             else:
@@ -107,10 +118,14 @@ class Pipeline:
             env = holder.get("env")
             node = env.get(part.name) if env is not None else None
             if node is not None:
-                return node.value if node.kind == "scalar" else None
+                # `$$` in a value is for the shell that reads the value, not for another one.
+                known_value = node.kind == "scalar" and "$$" not in node.value
+                return node.value if known_value else None
         # Agents set BUILDKITE_* in each job; any other `$X` is replaced when it is uploaded.
         at_run = part.raw.startswith(("$$", "\\$"))
-        return part.raw if part.name.startswith("BUILDKITE_") or not at_run else None
+        if at_run and not part.name.startswith("BUILDKITE_"):
+            return None
+        return None if at_run and _OF_THE_JOB.match(part.name) else part.raw
 
     def _hidden_builds(self) -> list[Find[Step]]:
         finds: list[Find[Step]] = []

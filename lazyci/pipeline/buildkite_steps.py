@@ -114,7 +114,11 @@ class Step:
         """Its `if`, joined with that of its group."""
         own = self.node.text("if").strip()
         outer = self.group.text("if").strip() if self.group else ""
-        return f"({outer}) && ({own})" if own and outer else own or outer
+        if self.node.get("branches") is not None:
+            # Buildkite takes one of the two; the group's may be left out, as the step is soft.
+            outer = ""
+        # A comment (`//`) in a condition ends with its line.
+        return f"({outer}\n) && ({own}\n)" if own and outer else own or outer
 
 
 def steps_of(document: Document) -> Iterator[Step]:

@@ -9,7 +9,7 @@ from lazyci.config import Settings
 from lazyci.pipeline.model import Conversion, Selection
 from lazyci.reference import Reference
 
-__all__ = ["Conversions", "command_for"]
+__all__ = ["Conversions", "command_for", "reads_matrix"]
 
 # Handed to the container by name, so that their values never stand on a command line.
 _PASSED_ON = (
@@ -20,7 +20,7 @@ _PASSED_ON = (
     "AWS_SESSION_TOKEN",
     "LAZYCI",
 )
-_MATRIX = re.compile(r"\{\{\s*matrix|\$\{\{[^}]*\bmatrix\b")
+_MATRIX = re.compile(r"\{\{\s*matrix")
 
 
 def command_for(
@@ -56,6 +56,11 @@ def command_for(
     # A step that CI itself ends may hold or skip those that wait for it; this one fails in time.
     limit = f"timeout {settings.convert.timeout_minutes}m"
     return " ".join([limit, *words])
+
+
+def reads_matrix(values: object) -> bool:
+    """Whether something of a Buildkite step differs from one leg of its matrix to the next."""
+    return bool(_MATRIX.search(str(values)))
 
 
 class Conversions:
@@ -129,8 +134,3 @@ class Conversions:
     def serving(self, reference: Reference) -> list[Conversion]:
         """Conversions of an image, whatever the platform."""
         return [c for (text, _), c in self._by_image.items() if text == reference.text]
-
-    @staticmethod
-    def uses_matrix(conversion: Conversion) -> bool:
-        """Whether an image's reference differs from one leg of a matrix to the next."""
-        return any(map(_MATRIX.search, conversion.images))

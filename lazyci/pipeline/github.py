@@ -9,7 +9,7 @@ from lazyci.config import Settings
 from lazyci.document import Document
 from lazyci.pipeline import expressions as ex
 from lazyci.pipeline.convert import command_for
-from lazyci.pipeline.github_builds import uses
+from lazyci.pipeline.github_builds import is_checkout
 from lazyci.pipeline.github_jobs import Handover
 from lazyci.pipeline.github_sites import CONTAINER_MEANS, Job, Place, Workflow, hosted_runner
 from lazyci.pipeline.model import Plan
@@ -90,6 +90,9 @@ class _Planner(Planner[Place]):
         image = condition = ""
         if not problem and reference is not None:
             image, problem = self.handover.portable(place, reference.raw, "images")
+        if not problem and image != (reference.raw if reference else ""):
+            hidden = [name for name in self.workflow.repositories(find) if "secrets." in name]
+            problem = "it reads a secret, and GitHub drops outputs that do" if hidden else ""
         if not problem:
             condition, problem = self.handover.condition(place)
         if problem or reference is None:
@@ -151,7 +154,7 @@ class _Planner(Planner[Place]):
         if not job.name or job.steps is None or self.document.is_shared(job.steps):
             return False
         before = list(job.steps.children())[: place.index]
-        checked_out = any(uses(step).startswith("actions/checkout@") for step in before)
+        checked_out = any(map(is_checkout, before))
         if action.startswith("./") and not checked_out:
             self.workflow.notes.append(
                 f"job {job.name} checks nothing out, so lazyci must be on its runner's PATH"
@@ -271,9 +274,14 @@ class _Planner(Planner[Place]):
             lazy = [*self.pulling, *(c.name for c in self.conversions.all)]
             runs_on = self.settings.convert.runs_on or "ubuntu-latest"
             if lazy:
-                self.append(
-                    jobs, render("github/report-job.yml.j2", templates, jobs=lazy, runs_on=runs_on)
+                block = render(
+                    "github/report-job.yml.j2",
+                    templates,
+                    jobs=lazy,
+                    runs_on=runs_on,
+                    called=self.workflow.is_called,
                 )
+                self.append(jobs, block)
 
     def add_outputs(self, job: Job, outputs: dict[str, str]) -> None:
         blocks = [f"{name}: {_in_block(value)}" for name, value in outputs.items()]

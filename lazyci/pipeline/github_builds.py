@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lazyci.document import Node
 
-__all__ = ["ActionBuild", "is_login", "metadata_images", "read_build", "uses"]
+__all__ = ["ActionBuild", "is_checkout", "is_login", "metadata_images", "read_build", "uses"]
 
 _LOGIN = re.compile(
     r"(?i)(?:docker/login-action|aws-actions/(?:configure-aws-credentials|amazon-ecr-login)|"
@@ -41,6 +41,13 @@ class ActionBuild:
 def uses(step: Node) -> str:
     """The action of a step, or an empty text."""
     return step.text("uses")
+
+
+def is_checkout(step: Node) -> bool:
+    """Whether a step puts this very repository into the working folder."""
+    options = step.get("with")
+    elsewhere = options is not None and (options.text("path") or options.text("repository"))
+    return uses(step).startswith("actions/checkout@") and not elsewhere
 
 
 def is_login(step: Node) -> bool:

@@ -15,6 +15,9 @@ from lazyci.pipeline.model import Conversion
 
 __all__ = ["Handover"]
 
+# Secrets that an environment may hold, and variables; the job's own token is in every job.
+_OWN_SECRET = re.compile(r"\b(?:secrets\.(?!GITHUB_TOKEN\b)|vars\.)")
+
 
 class Handover:
     """Hands what only a build's job knows to its convert job.
@@ -43,6 +46,9 @@ class Handover:
             return "", "it depends on files (`hashFiles`), which another job does not have"
         if not ex.bound_to_job(text):
             return text, ""
+        own = env_of(place.step) if place.step is not None else {}
+        if any(re.search(rf"\benv\s*\.\s*{re.escape(name)}\b", text) for name in own):
+            return "", "it reads the `env` of its own step"
         existing = place.job.node.own("outputs")
         if existing is not None and not existing[1].entries:
             return "", "its job has `outputs` that are empty or come from an anchor"
@@ -116,12 +122,20 @@ class Handover:
             )
         login = self.settings.convert.credentials or self._credentials(place, matrix=matrix)
         environment = job.get("environment")
+        # A protected environment asks for an approval, so it is joined only for its secrets.
+        if environment is not None and not _OWN_SECRET.search(str(login)):
+            environment = None
         if environment is not None and ex.reads_matrix(str(to_data(environment))) and not matrix:
             environment = None
+        if environment is not None:
+            self.workflow.notes.append(
+                f"{conversion.name} joins its build's environment for the login; where that asks "
+                "for an approval, set `convert.credentials`"
+            )
         conversion.context = {
             "runs_on": runs_on,
             "permissions": self._permissions(job, conversion),
-            "environment": to_data(environment) if environment is not None and login else None,
+            "environment": to_data(environment) if environment is not None else None,
             "strategy": to_data(strategy) if strategy is not None and matrix else None,
             "credentials": login,
         }
@@ -139,15 +153,23 @@ class Handover:
             parts = ["!cancelled()", f"({' || '.join(done)})", *(f"({part})" for part in parts)]
         return f"${{{{ {' && '.join(parts)} }}}}" if parts else ""
 
-    def _permissions(self, job: Node, conversion: Conversion) -> dict[str, str]:
-        """The least that the conversion needs of what the build's job may do."""
+    def _permissions(self, job: Node, conversion: Conversion) -> dict[str, str] | None:
+        """The least that the conversion needs of what the build's job may do.
+
+        A job of a reusable workflow may not ask for more than its caller has, or the run fails at
+        its start; so there nothing is asked for that the build does not ask for.
+        """
         held: Any = None
         for holder in (self.root, job):
             node = holder.get("permissions")
             held = to_data(node) if node is not None else held
+        if held is None and self.workflow.is_called:
+            return None
         all_of_them = held == "write-all"
         granted = held if isinstance(held, dict) else {}
-        wanted = {"contents": "read"}
+        wanted = (
+            {} if self.workflow.is_called and "contents" not in granted else {"contents": "read"}
+        )
         if (
             all_of_them
             or granted.get("packages") == "write"
@@ -168,8 +190,11 @@ class Handover:
         ):
             if (0 <= place.index <= index) or not is_login(step):
                 continue
+            data = to_data(step)
+            if isinstance(data.get("if"), str):
+                data["if"] = f"${{{{ {ex.bare(data['if'])} }}}}"
             data = _map_text(
-                to_data(step),
+                data,
                 lambda text: ex.substitute_env(text, lambda name: ex.first_known(name, *scopes)),
             )
             if ex.reads_matrix(str(data)) and not matrix:

@@ -120,6 +120,16 @@ class Workflow:
         self.by_name = {job.name: job for job in self.jobs}
         self.notes: list[str] = []
 
+    @property
+    def is_called(self) -> bool:
+        """Whether other workflows call this one."""
+        events = self.root.get("on")
+        if events is None:
+            return False
+        return any(n.value == "workflow_call" for n in events.strings()) or (
+            "workflow_call" in events.effective()
+        )
+
     def find(self) -> list[Find[Place]]:
         """All sites, in the order of the jobs."""
         finds: list[Find[Place]] = []
@@ -191,7 +201,10 @@ class Workflow:
 
     def _foreign_shell(self, place: Place) -> str:
         step, job = place.step, place.job
+        options = step.get("with") if step is not None else None
         shell = step.text("shell") if step is not None else ""
+        # An action that retries takes the shell among its inputs.
+        shell = shell or (options.text("shell") if options is not None else "")
         for holder in (job.node, self.root):
             defaults = holder.get("defaults")
             run = defaults.get("run") if defaults is not None else None

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import tree_sitter
 
+    # A node and, link by link, all that it stands in.
+    _Above = tuple[tree_sitter.Node, "_Above"] | None
+
 __all__ = ["Command", "Part", "Script", "Unknown", "Variable", "Word", "read_script"]
 
 # `${{ … }}` is replaced before GitHub's shell runs, `{{ matrix… }}` before Buildkite's.
@@ -171,6 +174,8 @@ class _Reader:
                 self.places += [index] * len(character.encode("utf-8", "surrogatepass"))
             self.places.append(len(masked))
         self.script = Script([], {}, [], [], [])
+        # What the current node stands in.
+        self.above: _Above = None
 
     def at(self, byte: int) -> int:
         return byte if self.places is None else self.places[byte]
@@ -179,7 +184,7 @@ class _Reader:
         return self.at(node.start_byte), self.at(node.end_byte)
 
     def read(self, root: tree_sitter.Node) -> Script:
-        for node in _walk(root):
+        for node, self.above in _walk(root):
             kind = node.type
             if kind == "command":
                 self.command(node)
@@ -220,7 +225,13 @@ class _Reader:
         redirected, oddity = self.surroundings(node)
         self.script.commands.append(
             Command(
-                start, end, tuple(words), tuple(assigned), _is_certain(node), redirected, oddity
+                start,
+                end,
+                tuple(words),
+                tuple(assigned),
+                _is_certain(node, self.above),
+                redirected,
+                oddity,
             )
         )
 
@@ -229,8 +240,10 @@ class _Reader:
         statement = node
         end = node.end_byte
         oddity = ""
-        while statement.parent is not None and statement.parent.type in _AROUND:
-            statement = statement.parent
+        for outer in _outwards(self.above):
+            if outer.type not in _AROUND:
+                break
+            statement = outer
             # The grammar hangs redirections of a last command on its whole list; those stay out.
             if statement.type == "redirected_statement" and statement.named_children[0] == node:
                 kinds = [child.type for child in statement.named_children[1:]]
@@ -283,15 +296,14 @@ class _Reader:
             parts = self.word(value).parts
         if name.type != "variable_name" or "+=" in self.source(node)[: len(self.source(name)) + 2]:
             parts = None
-        above = node.parent
-        if above is not None and above.type == "command":
+        if self.above is not None and self.above[0].type == "command":
             return  # `A=b cmd` sets A for cmd alone.
-        while above is not None:
-            if above.type in _CONDITIONAL or (
-                above.type == "list" and any(child.type == "||" for child in above.children)
+        for outer in _outwards(self.above):
+            if outer.type in _CONDITIONAL or (
+                outer.type == "list" and any(child.type == "||" for child in outer.children)
             ):
                 parts = None
-            above = above.parent
+                break
         key = self.source(name)
         known = self.script.variables
         known[key] = parts if key not in known or known[key] == parts else None
@@ -350,23 +362,29 @@ def _has_arguments(redirect: tree_sitter.Node) -> bool:
     return sum(child.type in words for child in redirect.named_children) > allowed
 
 
-def _is_certain(node: tree_sitter.Node) -> bool:
-    above = node.parent
-    while above is not None and (
-        above.type in ("redirected_statement", "pipeline")
+def _is_certain(node: tree_sitter.Node, above: _Above) -> bool:
+    for outer in _outwards(above):
         # The first of a list runs whenever the list does.
-        or (above.type == "list" and above.start_byte == node.start_byte)
-    ):
-        above = above.parent
-    return above is not None and above.type == "program"
+        first = outer.type == "list" and outer.start_byte == node.start_byte
+        if not first and outer.type not in ("redirected_statement", "pipeline"):
+            return outer.type == "program"
+    return False
 
 
-def _walk(root: tree_sitter.Node) -> Iterator[tree_sitter.Node]:
-    stack = [root]
+def _outwards(above: _Above) -> Iterator[tree_sitter.Node]:
+    while above is not None:
+        yield above[0]
+        above = above[1]
+
+
+def _walk(root: tree_sitter.Node) -> Iterator[tuple[tree_sitter.Node, _Above]]:
+    """All nodes in order, each with what it stands in: asking a node for its parent is slow."""
+    stack: list[tuple[tree_sitter.Node, _Above]] = [(root, None)]
     while stack:
-        node = stack.pop()
-        yield node
-        stack.extend(reversed(node.children))
+        node, above = stack.pop()
+        yield node, above
+        here = (node, above)
+        stack.extend((child, here) for child in reversed(node.children))
 
 
 def _unescape(text: str) -> str:

@@ -45,12 +45,14 @@ def undo_text(text: str, path: str = "<text>") -> str:
 def undo_document(document: Document) -> str:
     """The document's text as it was before lazyci."""
     edits: list[Edit] = []
+    root = document.root.real
+    buildkite = root.get("jobs") is None and root.get("runs") is None
     for node in _walk(document.root):
         ours = [index for index, item in enumerate(node.items) if _is_step(item)]
         edits += remove_items(document, node, ours)
         if node.kind == "mapping":
             edits += _entries(document, node)
-            edits += _scripts(document, node)
+            edits += _scripts(document, node, buildkite=buildkite)
     return apply(document.text, _merged(document.text, edits))
 
 
@@ -203,14 +205,14 @@ def _restore(document: Document, plugin: Plugin, raw: str) -> Iterator[Edit]:
             yield from remove_items(document, plugin.config, [index])
 
 
-def _scripts(document: Document, node: Node) -> Iterator[Edit]:
+def _scripts(document: Document, node: Node, *, buildkite: bool) -> Iterator[Edit]:
     for key, value in node.entries:
         if key.value not in _SCRIPTS or value.kind == "alias":
             continue
         nodes = value.strings()
         if not any("lazyci pull " in scalar.value for scalar in nodes):
             continue
-        embedded = EmbeddedScript(document, nodes, buildkite=key.value != "run")
+        embedded = EmbeddedScript(document, nodes, buildkite=buildkite)
         for start, end, inner, stop in embedded.script.lazy:
             cuts = (embedded.cut(start, inner), embedded.cut(stop, end))
             yield from (cut for cut in cuts if cut is not None)
