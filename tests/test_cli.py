@@ -371,3 +371,13 @@ def test_pull_without_docker(tmp_path: Path) -> None:
     done = lazyci("pull", "a", cwd=tmp_path, environment={"PATH": str(tmp_path)})
     assert done.returncode == 127
     assert b"docker is not on the PATH" in done.stderr
+
+
+def test_a_build_is_missing_only_when_no_file_has_it(repository: Path) -> None:
+    (repository / "lazyci.yaml").write_text(
+        "builds:\n  - {step: build, image: reg.example/x:1}\n  - {step: none, image: reg.example/y:1}\n"
+    )
+    (repository / "other.yml").write_text("steps:\n  - command: docker pull reg.example/x:1\n")
+    done = lazyci("plan", ".buildkite/pipeline.yml", "other.yml", cwd=repository)
+    assert done.stdout.count(b"names a build in `none`") == 2
+    assert b"names a build in `build`" not in done.stdout

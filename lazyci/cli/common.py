@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,31 +40,20 @@ def read_text(path: str) -> str:
     return decode(read_bytes(path), path)
 
 
-def rewrite_all(
-    texts: Sequence[tuple[str, str]], settings: Settings, absent: Iterable[str] = ()
-) -> list[Result]:
+def rewrite_all(texts: Sequence[tuple[str, str]], settings: Settings) -> list[Result]:
     """Rewrite several files; a build in one makes its image known in all.
 
     Args:
         texts: Path and text of each.
         settings: The settings.
-        absent: Plugins that the checkout lacks.
     """
-    results = [rewrite(text, settings, path=path, absent=absent) for path, text in texts]
+    results = [rewrite(text, settings, path=path) for path, text in texts]
     published = {name for result in results for name in result.plan.published}
     if len(texts) < 2 or not published:
         return results
-    again = [
-        rewrite(text, settings, path=path, published=published, absent=absent)
-        for path, text in texts
-    ]
+    again = [rewrite(text, settings, path=path, published=published) for path, text in texts]
+    # A build named in the settings is missing only when no file has it.
+    missing = set.intersection(*(result.plan.unknown_builds for result in again))
     for result in again:
-        # A build named in the settings is missing only when no file has it.
-        others = [r.plan.notes for r in again if r is not result]
-        notes = [
-            n
-            for n in result.plan.notes
-            if not n.startswith("lazyci.yaml names") or all(n in o for o in others)
-        ]
-        result.plan.notes[:] = notes
+        result.plan.unknown_builds &= missing
     return again

@@ -131,7 +131,7 @@ def _say_notes(text: str, result: Result, settings: Settings) -> None:
             "with edits made in them (--diff shows it)",
             err=True,
         )
-    for note in result.plan.notes:
+    for note in result.plan.all_notes:
         click.echo(f"lazyci: {result.plan.path}: {note}", err=True)
     root = repository_root(Path(result.plan.path))
     for kind, place in ((PLUGIN, settings.pull.plugin), (ACTION, settings.pull.action)):
@@ -173,7 +173,7 @@ def _rewrite_stream(text: str, settings: Settings) -> str:
     for site in sites:
         if "not in this checkout" in site.reason:
             click.echo(f"lazyci: {site.where}: {site.reason}", err=True)
-    for note in result.plan.notes:
+    for note in result.plan.all_notes:
         click.echo(f"lazyci: {note}", err=True)
     lazy = sum(bool(site.change) for site in sites)
     click.echo(

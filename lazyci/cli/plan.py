@@ -57,7 +57,7 @@ def _show(plan: Plan, changed: bool) -> None:
             click.echo(f"\n  {title}")
         for site in sites:
             _show_site(plan.path, site)
-    for note in plan.notes:
+    for note in plan.all_notes:
         click.echo(f"\n  note: {note}")
     builds = sum(site.role == "build" for site in lazy)
     click.echo(

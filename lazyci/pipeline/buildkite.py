@@ -63,6 +63,7 @@ class _Planner(Planner[Step]):
                 self.pull(find, shared)
         self.append_steps()
         self.plan.notes += self.pipeline.notes
+        self.plan.unknown_builds |= self.pipeline.unknown_builds
         self.plan.sites.sort(key=lambda site: (site.line, site.column))
 
     # Deciding

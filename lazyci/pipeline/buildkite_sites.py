@@ -35,6 +35,7 @@ class Pipeline:
         steps: Its command steps, in the order of the text.
         by_key: Those that have a key.
         notes: What the user should know.
+        unknown_builds: What `builds` of the settings names and is not here.
     """
 
     def __init__(self, document: Document, settings: Settings) -> None:
@@ -43,6 +44,7 @@ class Pipeline:
         self.steps = sorted(steps_of(document), key=lambda step: step.node.start)
         self.by_key = {step.key: step for step in self.steps if step.key}
         self.notes: list[str] = []
+        self.unknown_builds: set[str] = set()
 
     def find(self) -> list[Find[Step]]:
         """All sites, step by step."""
@@ -133,9 +135,7 @@ class Pipeline:
         for build in self.settings.builds:
             step = self.by_key.get(build.step) or by_label.get(build.step)
             if step is None:
-                self.notes.append(
-                    f"lazyci.yaml names a build in step `{build.step}`, which is not here"
-                )
+                self.unknown_builds.add(build.step)
                 continue
             images = [build.image] if isinstance(build.image, str) else build.image
             for image in images:

@@ -57,6 +57,7 @@ class _Planner(Planner[Place]):
                 self.pull(find)
         self.append_all()
         self.plan.notes += dict.fromkeys(self.workflow.notes)
+        self.plan.unknown_builds |= self.workflow.unknown_builds
         self.plan.sites.sort(key=lambda site: (site.line, site.column))
 
     def learn(self, finds: list[Find[Place]]) -> None:

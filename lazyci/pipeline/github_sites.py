@@ -109,6 +109,7 @@ class Workflow:
         jobs: Its jobs; one without a name for an action.
         by_name: The jobs by their ids.
         notes: What the user should know.
+        unknown_builds: What `builds` of the settings names and is not here.
     """
 
     def __init__(self, document: Document, settings: Settings, system: System) -> None:
@@ -119,6 +120,7 @@ class Workflow:
         self.jobs = list(self._read_jobs())
         self.by_name = {job.name: job for job in self.jobs}
         self.notes: list[str] = []
+        self.unknown_builds: set[str] = set()
 
     @property
     def is_called(self) -> bool:
@@ -273,9 +275,7 @@ class Workflow:
         for build in self.settings.builds:
             job = self.by_name.get(build.step)
             if job is None:
-                self.notes.append(
-                    f"lazyci.yaml names a build in job `{build.step}`, which is not here"
-                )
+                self.unknown_builds.add(build.step)
                 continue
             images = [build.image] if isinstance(build.image, str) else build.image
             for image in images:

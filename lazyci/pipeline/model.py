@@ -79,6 +79,7 @@ class Plan:
         edits: What changes in the text.
         notes: What the user should know besides.
         published: Repositories that the file's builds push to.
+        unknown_builds: Steps or jobs that `builds` of lazyci.yaml names and that are not here.
         needs: Plugins and actions that the changed pipeline expects in the repository.
         absent: Those that are known to be missing there.
     """
@@ -90,8 +91,18 @@ class Plan:
     edits: list[Edit] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     published: set[str] = field(default_factory=set)
+    unknown_builds: set[str] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)
     absent: frozenset[str] = frozenset()
+
+    @property
+    def all_notes(self) -> list[str]:
+        """The notes, those on builds that were not found included."""
+        unknown = (
+            f"lazyci.yaml names a build in `{n}`, which is not here"
+            for n in sorted(self.unknown_builds)
+        )
+        return [*self.notes, *unknown]
 
     @property
     def changes(self) -> bool:
@@ -117,7 +128,7 @@ class Plan:
                 }
                 for conversion in self.conversions
             ],
-            "notes": self.notes,
+            "notes": self.all_notes,
             "needs": sorted(self.needs),
         }
 
