@@ -12,10 +12,11 @@ from lazyci.pipeline.buildkite_sites import Pipeline
 from lazyci.pipeline.buildkite_steps import Step, logs_in
 from lazyci.pipeline.convert import command_for, reads_matrix
 from lazyci.pipeline.model import Conversion, Plan
+from lazyci.pipeline.names import STEP_KEY
 from lazyci.pipeline.planner import LEFT_TO_AGENT, LEFT_TO_POD, Planner, ancestors
 from lazyci.pipeline.render import render
-from lazyci.pipeline.scripts import NAMED, Find, is_quotable
-from lazyci.pipeline.splice import Edit, append_item, insert_before
+from lazyci.pipeline.scripts import Find, is_quotable
+from lazyci.pipeline.splice import Edit, insert_before
 from lazyci.reference import Reference
 
 __all__ = ["plan_buildkite"]
@@ -85,15 +86,11 @@ class _Planner(Planner[Step]):
         if problem or reference is None:
             self.site(find, "", problem)
             return
-        # A build that names one image under several platforms converts them all at once.
         conversion = self.conversions.add(
-            reference, reference.raw, key, self.platforms(find), step.condition
+            reference, reference.raw, key, find.platforms, step.condition
         )
         self.context(conversion, step)
         self.site(find, f"convert step {conversion.name} after it", "it publishes this image")
-
-    def platforms(self, find: Find[Step]) -> tuple[str, ...]:
-        return find.platforms if find.means == NAMED else ()
 
     def new_key(self, step: Step, reference: Reference) -> str:
         # The same step may hold several sites; it gets one key.
@@ -101,7 +98,7 @@ class _Planner(Planner[Step]):
             return self.new_keys[id(step)]
         if self.document.is_shared(step.node) or step.node.first("key", "id", "identifier"):
             return ""
-        name = self.conversions.unique(f"lazyci-step-{reference.slug}")
+        name = self.conversions.unique(f"{STEP_KEY}{reference.slug}")
         edit = insert_before(self.document, step.node, 1, f"key: {name}")
         if edit is None:
             return ""
@@ -200,10 +197,9 @@ class _Planner(Planner[Step]):
 
     def can_wait(self, step: Step) -> bool:
         # Without a list of its own the step waits by its place, which an explicit one would undo.
-        entry = step.node.own("depends_on")
-        if entry is None or self.document.is_shared(step.node) or self.document.is_shared(entry[1]):
+        value = self.own_value(step.node, "depends_on")
+        if value is None:
             return False
-        value = entry[1]
         lone = value.kind == "scalar" and value.value not in ("", "~", "null")
         return bool(value.items) or (lone and value.style not in ("|", ">"))
 
@@ -213,8 +209,9 @@ class _Planner(Planner[Step]):
         A lone scalar becomes a list with lazyci's entries first; in a list they come last. So undo
         can tell which it was.
         """
-        entry = step.node.own("depends_on")
-        value = entry[1] if entry is not None else step.node
+        value = self.own_value(step.node, "depends_on")
+        if value is None:
+            return []
         if value.kind == "scalar":
             quote = '"' if self.document.is_json else ""
             raw = self.document.text[value.start : value.end]
@@ -224,8 +221,7 @@ class _Planner(Planner[Step]):
             )
             return [Edit(value.start, value.end, f"[{', '.join([*ours, raw])}]")]
         blocks = (f"- {{step: {name}, allow_failure: true}}" for name in names)
-        edits = [append_item(self.document, value, block) for block in blocks]
-        return [edit for edit in edits if edit is not None]
+        return self.appended(value, blocks)
 
     # Adding
 
@@ -244,14 +240,10 @@ class _Planner(Planner[Step]):
             block = render(
                 "buildkite/convert-step.yml.j2",
                 templates,
-                name=conversion.name,
-                what=conversion.name.removeprefix("lazyci-convert-"),
-                images=conversion.images,
-                builds=conversion.builds[0] if len(conversion.builds) == 1 else conversion.builds,
                 condition=conversion.condition,
                 command=command_for(conversion, self.settings, conversion.images, "$$"),
                 timeout_minutes=self.settings.convert.timeout_minutes,
-                **conversion.context,
+                **conversion.template_context(),
             )
             self.append(steps, block)
         self.plan.conversions = self.conversions.all

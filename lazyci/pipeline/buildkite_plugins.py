@@ -15,6 +15,7 @@ from lazyci.document import Document, Node
 from lazyci.pipeline.buildkite_steps import LOGIN, Plugin, Step
 from lazyci.pipeline.model import Selection
 from lazyci.pipeline.render import render
+from lazyci.pipeline.scalar import quoted
 from lazyci.pipeline.scripts import Find
 from lazyci.pipeline.splice import Edit, append_item, insert_before
 from lazyci.reference import split
@@ -88,7 +89,10 @@ def _docker(
 
     def edits() -> list[Edit] | None:
         raw = document.text[policy[1].start : policy[1].end] if policy and always else ""
-        item = _item(document, settings, image, config.text("platform"), raw)
+        spelled = document.text[image.start : image.end]
+        if "\n" in spelled or image.style in ("|", ">"):
+            spelled = quoted(image.value)
+        item = _item(settings, spelled, config.text("platform"), raw)
         insertion = insert_before(document, plugin.holder, plugin.index, item)
         if insertion is None:
             return None
@@ -139,26 +143,18 @@ def _interpolated(document: Document, text: str) -> str:
     return re.sub(r"(?<!\$)\$(?:(\w+)|\{(\w+)\})", value, text)
 
 
-def _item(
-    document: Document, settings: Settings, image: Node, platform: str, always_pull: str
-) -> str:
-    raw = document.text[image.start : image.end]
+def _item(settings: Settings, image: str, platform: str, always_pull: str) -> str:
+    """The entry of lazyci's plugin; image and always-pull as they are spelled in YAML."""
     wait = settings.pull.wait
     return render(
         "buildkite/pull-plugin.yml.j2",
         settings.templates,
         plugin=settings.pull.plugin,
-        image=raw if "\n" not in raw and image.style not in ("|", ">") else _quoted(image.value),
+        image=image,
         platform=platform,
         always_pull=always_pull,
         wait="" if wait == "auto" else str(wait),
     )
-
-
-def _quoted(value: str) -> str:
-    import json
-
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _compose(
@@ -229,16 +225,8 @@ def _compose_edits(
         find.problem = "its settings are shared by an anchor, or its version knows no skip-pull"
         return None
     skips = config.get("skip-pull")
-    block = render(
-        "buildkite/pull-plugin.yml.j2",
-        settings.templates,
-        plugin=settings.pull.plugin,
-        image=_quoted(find.reference.raw),
-        platform="",
-        # The compose plugin would have pulled for itself.
-        always_pull="" if skips is not None else "true",
-        wait="" if settings.pull.wait == "auto" else str(settings.pull.wait),
-    )
+    # The compose plugin would have pulled for itself.
+    block = _item(settings, quoted(find.reference.raw), "", "" if skips is not None else "true")
     insertion = insert_before(document, plugin.holder, plugin.index, block)
     if insertion is None:
         return None

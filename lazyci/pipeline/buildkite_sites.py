@@ -9,15 +9,12 @@ from lazyci.document import Document
 from lazyci.pipeline import buildkite_plugins as plugins
 from lazyci.pipeline.buildkite_steps import COMMAND_KEYS, Step, steps_of
 from lazyci.pipeline.embedded import EmbeddedScript
-from lazyci.pipeline.scripts import MAX_REFERENCE, NAMED, Find, find_in_script
+from lazyci.pipeline.scripts import MAX_REFERENCE, Find, find_in_script, named_builds
 from lazyci.pipeline.shell import Part, Unknown, Variable
-from lazyci.reference import split
 
 __all__ = ["Pipeline"]
 
 _UPLOAD_DEFAULT = re.compile(r"\$\{\w+:?-[^{}$\"`\\]*\}\Z")
-
-
 # What the agent sets to something else in each job.
 _OF_THE_JOB = re.compile(
     r"BUILDKITE_(?:JOB_ID|STEP_\w+|LABEL|COMMAND|RETRY_\w+|AGENT_\w+|PARALLEL_\w+|TIMEOUT|GROUP_\w+)\Z"
@@ -137,16 +134,5 @@ class Pipeline:
             if step is None:
                 self.unknown_builds.add(build.step)
                 continue
-            images = [build.image] if isinstance(build.image, str) else build.image
-            for image in images:
-                finds.append(
-                    Find(
-                        "build",
-                        step.node.start,
-                        step,
-                        NAMED,
-                        split(image),
-                        platforms=tuple(build.platforms),
-                    )
-                )
+            finds += named_builds(build, step.node.start, step)
         return finds

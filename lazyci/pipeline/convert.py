@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from lazyci.config import Settings
 from lazyci.pipeline.model import Conversion, Selection
+from lazyci.pipeline.names import CONVERT
 from lazyci.reference import Reference
 
 __all__ = ["Conversions", "command_for", "reads_matrix"]
@@ -113,7 +114,7 @@ class Conversions:
         group = (build, format_, in_place, platforms)
         conversion = self._by_build.get(group)
         if conversion is None or conversion.condition != condition:
-            unique = self.unique(f"lazyci-convert-{name or reference.slug}")
+            unique = self.unique(f"{CONVERT}{name or reference.slug}")
             conversion = Conversion(
                 unique, [], format_, in_place, platforms, [build], condition, [build]
             )

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lazyci.document import Document, Node
+from lazyci.config import Settings
+from lazyci.document import Document
 from lazyci.pipeline.buildkite_steps import steps_of
+from lazyci.pipeline.github_sites import Workflow
 from lazyci.pipeline.model import Plan
 from lazyci.pipeline.rewrite import rewrite
 from lazyci.reader import parse
@@ -105,13 +107,5 @@ def _waits(document: Document, plan: Plan) -> dict[str, list[str]]:
     """Names of steps or jobs to the names of those that they wait for."""
     if plan.system == "buildkite":
         return {step.where: step.depends_on for step in steps_of(document)}
-    jobs = document.root.real.get("jobs")
-    entries = jobs.effective() if jobs is not None else {}
-    return {name: _names(job.real.get("needs")) for name, (_, job) in entries.items()}
-
-
-def _names(node: Node | None) -> list[str]:
-    if node is None:
-        return []
-    names = [item.text("step") for item in node.children() if item.kind == "mapping"]
-    return [item.value for item in node.strings() if item.value not in ("", "~")] + names
+    workflow = Workflow(document, Settings(), plan.system)
+    return {job.name: job.needs for job in workflow.jobs}

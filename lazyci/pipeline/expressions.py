@@ -7,13 +7,13 @@ availability). The expressions are not evaluated; anything doubtful counts as bo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 __all__ = [
+    "EXPRESSION",
     "bare",
     "bound_to_job",
     "condition",
-    "first_known",
     "from_shell",
     "jobs_read",
     "reads_files",
@@ -21,7 +21,8 @@ __all__ = [
     "substitute_env",
 ]
 
-_EXPRESSION = re.compile(r"\$\{\{((?:(?!\$\{\{).)*?)\}\}", re.DOTALL)
+# It stops at the next opening braces, so that none is searched for the end of another.
+EXPRESSION = re.compile(r"\$\{\{((?:(?!\$\{\{).)*?)\}\}", re.DOTALL)
 _CONTEXT = re.compile(
     r"(?<![\w.'-])(github|needs|strategy|matrix|job|jobs|runner|env|vars|secrets|inputs|steps)\s*[.\[]"
 )
@@ -55,7 +56,7 @@ def from_shell(name: str) -> str | None:
 
 def _bodies(text: str) -> Iterator[str]:
     """Expressions in a text, with their string literals emptied."""
-    for found in _EXPRESSION.finditer(text):
+    for found in EXPRESSION.finditer(text):
         yield re.sub(r"'(?:[^']|'')*'", "''", found[1])
 
 
@@ -81,7 +82,7 @@ def reads_matrix(text: str) -> bool:
 def jobs_read(text: str) -> list[str]:
     """Jobs whose results a text reads through `needs`, in order."""
     # Names in `needs['x']` are string literals, so the whole expressions are looked at.
-    bodies = [found[1] for found in _EXPRESSION.finditer(text)]
+    bodies = [found[1] for found in EXPRESSION.finditer(text)]
     names = (a or b for body in bodies for a, b in _NEEDS.findall(body))
     return list(dict.fromkeys(names))
 
@@ -126,8 +127,3 @@ def condition(text: str, *, compared: bool) -> str | None:
     if re.search(r"(?:==|!=)\s*(?:'[^']*'|\w+)\Z", inner) and not re.search(r"&&|\|\|", inner):
         return inner
     return f"format('{{0}}', {inner}) == 'true'"
-
-
-def first_known(name: str, *scopes: Mapping[str, str]) -> str | None:
-    """The value of a variable in the innermost scope that sets it."""
-    return next((scope[name] for scope in scopes if name in scope), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from lazyci.config import Settings
@@ -13,11 +12,12 @@ from lazyci.pipeline.github_builds import is_checkout
 from lazyci.pipeline.github_jobs import Handover
 from lazyci.pipeline.github_sites import CONTAINER_MEANS, Job, Place, Workflow, hosted_runner
 from lazyci.pipeline.model import Plan
+from lazyci.pipeline.names import IMAGES
 from lazyci.pipeline.planner import LEFT_TO_AGENT, LEFT_TO_POD, Planner, ancestors
 from lazyci.pipeline.render import render
-from lazyci.pipeline.scalar import is_plain_in_block
-from lazyci.pipeline.scripts import NAMED, Find
-from lazyci.pipeline.splice import Edit, append_item, insert_before
+from lazyci.pipeline.scalar import is_plain_in_block, quoted
+from lazyci.pipeline.scripts import Find
+from lazyci.pipeline.splice import Edit, insert_before
 from lazyci.reference import Reference, split
 
 __all__ = ["plan_github"]
@@ -90,7 +90,7 @@ class _Planner(Planner[Place]):
             problem = "a composite action holds no jobs; name its build where it is used (`builds`)"
         image = condition = ""
         if not problem and reference is not None:
-            image, problem = self.handover.portable(place, reference.raw, "images")
+            image, problem = self.handover.portable(place, reference.raw, IMAGES)
         if not problem and image != (reference.raw if reference else ""):
             hidden = [name for name in self.workflow.repositories(find) if "secrets." in name]
             problem = "it reads a secret, and GitHub drops outputs that do" if hidden else ""
@@ -101,12 +101,11 @@ class _Planner(Planner[Place]):
             self.site(find, "", problem or "its reference is only known at run time")
             return
         self.handover.keep(place)
-        platforms = find.platforms if find.means == NAMED else ()
         conversion = self.conversions.add(
             reference,
             image,
             job.name,
-            platforms,
+            find.platforms,
             condition,
             job.name if reference.slug == "image" else "",
         )
@@ -201,31 +200,25 @@ class _Planner(Planner[Place]):
 
     def needs_of(self, names: Iterable[str]) -> set[str]:
         """All jobs that these wait for."""
-
-        def needs(name: str) -> list[str]:
-            job = self.workflow.by_name.get(name)
-            node = job.node.get("needs") if job is not None else None
-            return [item.value for item in node.strings()] if node is not None else []
-
-        return ancestors(names, needs)
+        by_name = self.workflow.by_name
+        return ancestors(names, lambda name: by_name[name].needs if name in by_name else ())
 
     def can_wait(self, job: Job) -> bool:
-        entry = job.node.own("needs")
-        if entry is None or self.document.is_shared(job.node) or self.document.is_shared(entry[1]):
+        value = self.own_value(job.node, "needs")
+        if value is None:
             return False
-        value = entry[1]
         return bool(value.items) or (
             value.kind == "scalar" and bool(value.value) and not value.style
         )
 
     def wait_for(self, job: Job, names: list[str]) -> list[Edit]:
         """Add conversions to a job's `needs`: first when it was a lone name, else last."""
-        entry = job.node.own("needs")
-        value = entry[1] if entry is not None else job.node
+        value = self.own_value(job.node, "needs")
+        if value is None:
+            return []
         if value.kind == "scalar":
             return [Edit(value.start, value.end, f"[{', '.join([*names, value.value])}]")]
-        edits = [append_item(self.document, value, f"- {name}") for name in names]
-        return [edit for edit in edits if edit is not None]
+        return self.appended(value, (f"- {name}" for name in names))
 
     # Adding
 
@@ -259,15 +252,11 @@ class _Planner(Planner[Place]):
             block = render(
                 "github/convert-job.yml.j2",
                 templates,
-                name=conversion.name,
-                what=conversion.name.removeprefix("lazyci-convert-"),
-                images=conversion.images,
-                builds=conversion.builds[0] if len(conversion.builds) == 1 else conversion.builds,
                 condition=Handover.condition_of(conversion),
                 env=env,
                 command=command_for(conversion, self.settings, ["$LAZYCI_IMAGES"]),
                 timeout_minutes=self.settings.convert.timeout_minutes,
-                **conversion.context,
+                **conversion.template_context(),
             )
             self.append(jobs, block)
         self.plan.conversions = self.conversions.all
@@ -288,12 +277,13 @@ class _Planner(Planner[Place]):
         blocks = [f"{name}: {_in_block(value)}" for name, value in outputs.items()]
         existing = job.node.own("outputs")
         if existing is not None:
-            edits = [append_item(self.document, existing[1], block) for block in blocks]
-        else:
-            lines = "\n".join(f"  {block}" for block in blocks)
-            edits = [insert_before(self.document, job.node, 1, f"outputs:\n{lines}")]
-        self.plan.edits += [edit for edit in edits if edit is not None]
+            self.plan.edits += self.appended(existing[1], blocks)
+            return
+        lines = "\n".join(f"  {block}" for block in blocks)
+        edit = insert_before(self.document, job.node, 1, f"outputs:\n{lines}")
+        if edit is not None:
+            self.plan.edits.append(edit)
 
 
 def _in_block(value: str) -> str:
-    return value if is_plain_in_block(value) else json.dumps(value, ensure_ascii=False)
+    return value if is_plain_in_block(value) else quoted(value)

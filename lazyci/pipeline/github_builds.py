@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lazyci.document import Node
+from lazyci.pipeline.expressions import EXPRESSION
 
 __all__ = ["ActionBuild", "is_checkout", "is_login", "metadata_images", "read_build", "uses"]
 
@@ -14,7 +15,6 @@ _LOGIN = re.compile(
     r"(?i)(?:docker/login-action|aws-actions/(?:configure-aws-credentials|amazon-ecr-login)|"
     r"google-github-actions/(?:auth|setup-gcloud)|azure/(?:login|docker-login))(?:@|\Z)"
 )
-_EXPRESSION = re.compile(r"\$\{\{(?:(?!\$\{\{).)*?\}\}", re.DOTALL)
 _STEP_TAGS = re.compile(r"steps\.([\w-]+)\.outputs\.(?:tags|json)")
 
 
@@ -116,7 +116,7 @@ def _mask(text: str) -> tuple[str, list[str]]:
         values.append(found.group())
         return f"\0{len(values) - 1}\0"
 
-    return _EXPRESSION.sub(keep, text), values
+    return EXPRESSION.sub(keep, text), values
 
 
 def _unmask(text: str, values: list[str]) -> str:

@@ -10,8 +10,9 @@ from lazyci.data import to_data
 from lazyci.document import Document, Node
 from lazyci.pipeline import expressions as ex
 from lazyci.pipeline.github_builds import is_login
-from lazyci.pipeline.github_sites import Place, Workflow, env_of
+from lazyci.pipeline.github_sites import Place, Workflow
 from lazyci.pipeline.model import Conversion
+from lazyci.pipeline.names import WHEN
 
 __all__ = ["Handover"]
 
@@ -46,7 +47,7 @@ class Handover:
             return "", "it depends on files (`hashFiles`), which another job does not have"
         if not ex.bound_to_job(text):
             return text, ""
-        own = env_of(place.step) if place.step is not None else {}
+        own = env.effective() if (env := place.step.get("env") if place.step else None) else {}
         if any(re.search(rf"\benv\s*\.\s*{re.escape(name)}\b", text) for name in own):
             return "", "it reads the `env` of its own step"
         existing = place.job.node.own("outputs")
@@ -62,7 +63,7 @@ class Handover:
         known = self.outputs.get(place.job.name, {}) | place.outputs
         name = next((key for key, value in known.items() if value == text), "")
         if not name:
-            name = f"lazyci-{what}-{sum(key.startswith(f'lazyci-{what}') for key in known) + 1}"
+            name = f"{what}{sum(key.startswith(what) for key in known) + 1}"
             place.outputs[name] = text
         return f"${{{{ needs.{place.job.name}.outputs.{name} }}}}", ""
 
@@ -74,16 +75,15 @@ class Handover:
         own = place.step.text("if").strip() if place.step is not None else ""
         if own:
             wanted.append((f"${{{{ {ex.bare(own)} }}}}", False))
-        scopes = (env_of(place.job.node), env_of(self.root))
         parts = []
         for text, compared in wanted:
-            value = ex.substitute_env(text, lambda name: ex.first_known(name, *scopes))
+            value = self.workflow.substitute(text, place.job.node)
             if "${{" not in value:
                 return "", "whether it pushes cannot be told"
             if ex.bound_to_job(value) and not compared:
                 # An output is a text, and the text `false` would hold in an `if`.
                 value, compared = f"${{{{ ({ex.bare(value)}) && 'true' || 'false' }}}}", True
-            handed, problem = self.portable(place, value, "when")
+            handed, problem = self.portable(place, value, WHEN)
             if problem:
                 return "", problem
             said = ex.condition(handed, compared=compared)
@@ -184,7 +184,6 @@ class Handover:
         """The steps before the build that log in, as they stand there."""
         copied: list[Any] = []
         known: set[str] = set()
-        scopes = (env_of(place.job.node), env_of(self.root))
         for index, step in enumerate(
             place.job.steps.children() if place.job.steps is not None else ()
         ):
@@ -195,7 +194,7 @@ class Handover:
                 data["if"] = f"${{{{ {ex.bare(data['if'])} }}}}"
             data = _map_text(
                 data,
-                lambda text: ex.substitute_env(text, lambda name: ex.first_known(name, *scopes)),
+                lambda text: self.workflow.substitute(text, place.job.node),
             )
             if ex.reads_matrix(str(data)) and not matrix:
                 self.workflow.notes.append(

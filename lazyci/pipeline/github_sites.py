@@ -12,11 +12,11 @@ from lazyci.pipeline import expressions as ex
 from lazyci.pipeline.embedded import EmbeddedScript
 from lazyci.pipeline.github_builds import ActionBuild, metadata_images, read_build, uses
 from lazyci.pipeline.model import System
-from lazyci.pipeline.scripts import MAX_REFERENCE, NAMED, Find, find_in_script
+from lazyci.pipeline.scripts import MAX_REFERENCE, Find, find_in_script, named_builds
 from lazyci.pipeline.shell import Part, Unknown
 from lazyci.reference import split
 
-__all__ = ["CONTAINER_MEANS", "Job", "Place", "Workflow", "env_of", "hosted_runner"]
+__all__ = ["CONTAINER_MEANS", "Job", "Place", "Workflow", "hosted_runner"]
 
 _SHELLS = re.compile(r"(?:/\S*/)?(?:ba|da|z)?sh(?:\s|\Z)")
 # Actions that run a command of theirs in a shell, several times if need be.
@@ -44,6 +44,12 @@ class Job:
     def where(self) -> str:
         return self.name or "action"
 
+    @property
+    def needs(self) -> list[str]:
+        """Ids of the jobs that it names in `needs`."""
+        node = self.node.get("needs")
+        return [item.value for item in node.strings()] if node is not None else []
+
 
 @dataclass(slots=True, eq=False)
 class Place:
@@ -67,14 +73,6 @@ class Place:
     def where(self) -> str:
         name = self.step.text("name", "id") if self.step is not None else ""
         return f"{self.job.where} / {name}" if name else self.job.where
-
-
-def env_of(node: Node | None) -> dict[str, str]:
-    """What the `env` of a step, a job or a workflow sets."""
-    env = node.get("env") if node is not None else None
-    if env is None:
-        return {}
-    return {k: v.real.value for k, (_, v) in env.effective().items() if v.real.kind == "scalar"}
 
 
 def runner_labels(job: Node) -> list[str]:
@@ -132,6 +130,19 @@ class Workflow:
             "workflow_call" in events.effective()
         )
 
+    def lookup(self, name: str, *holders: Node | None) -> str | None:
+        """What the `env` of these, innermost first, or that of the workflow sets a variable to."""
+        for holder in (*holders, self.root):
+            env = holder.get("env") if holder is not None else None
+            node = env.get(name) if env is not None else None
+            if node is not None and node.kind == "scalar":
+                return node.value
+        return None
+
+    def substitute(self, text: str, *holders: Node | None) -> str:
+        """A text with `${{ env.X }}` put in; arguments as for `lookup`."""
+        return ex.substitute_env(text, lambda name: self.lookup(name, *holders))
+
     def find(self) -> list[Find[Place]]:
         """All sites, in the order of the jobs."""
         finds: list[Find[Place]] = []
@@ -169,8 +180,8 @@ class Workflow:
                 yield self._container(job, image, "service")
 
     def _container(self, job: Job, image: Node, means: str) -> Find[Place]:
-        text = ex.substitute_env(image.value.strip(), lambda name: env_of(self.root).get(name))
-        return Find("pull", image.start, Place(job), means, split(text))
+        reference = split(self.substitute(image.value.strip()))
+        return Find("pull", image.start, Place(job), means, reference)
 
     def _step(self, place: Place) -> list[Find[Place]]:
         step = place.step
@@ -220,10 +231,8 @@ class Workflow:
 
     def _action_build(self, place: Place, build: ActionBuild) -> list[Find[Place]]:
         place.build = build
-        scopes = (env_of(place.step), env_of(place.job.node), env_of(self.root))
         texts = [
-            ex.substitute_env(text, lambda name: ex.first_known(name, *scopes))
-            for text in build.references
+            self.substitute(text, place.step, place.job.node) for text in build.references
         ] or [""]
         finds = []
         for text in texts:
@@ -247,7 +256,6 @@ class Workflow:
     ) -> str | None:
         """A word as a reference with expressions in place of variables."""
         known = script.script.variables
-        scopes = (env_of(place.step), env_of(place.job.node), env_of(self.root))
         text = ""
         for part in parts:
             if isinstance(part, str):
@@ -262,14 +270,14 @@ class Workflow:
                     return None
                 value = self._resolve(inner, script, place, depth + 1)
             else:
-                value = ex.first_known(part.name, *scopes)
+                value = self.lookup(part.name, place.step, place.job.node)
                 value = ex.from_shell(part.name) if value is None else value
             if value is None:
                 return None
             text += value
             if len(text) > MAX_REFERENCE:
                 return None
-        return ex.substitute_env(text, lambda name: ex.first_known(name, *scopes))
+        return self.substitute(text, place.step, place.job.node)
 
     def _hidden_builds(self) -> Iterator[Find[Place]]:
         for build in self.settings.builds:
@@ -277,16 +285,7 @@ class Workflow:
             if job is None:
                 self.unknown_builds.add(build.step)
                 continue
-            images = [build.image] if isinstance(build.image, str) else build.image
-            for image in images:
-                yield Find(
-                    "build",
-                    job.node.start,
-                    Place(job),
-                    NAMED,
-                    split(image),
-                    platforms=tuple(build.platforms),
-                )
+            yield from named_builds(build, job.node.start, Place(job))
 
     def repositories(self, find: Find[Place]) -> list[str]:
         """What a build publishes to; behind an expression, what metadata-action was given."""

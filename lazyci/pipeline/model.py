@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lazyci.config import ImageRule, Settings
+from lazyci.pipeline.names import CONVERT
 from lazyci.pipeline.splice import Edit
 from lazyci.reference import Reference
 
@@ -65,6 +66,16 @@ class Conversion:
     condition: str = ""
     sources: list[str] = field(default_factory=list)
     context: dict[str, Any] = field(default_factory=dict)
+
+    def template_context(self) -> dict[str, Any]:
+        """What the template of every system sees of it."""
+        return {
+            "name": self.name,
+            "what": self.name.removeprefix(CONVERT),
+            "images": self.images,
+            "builds": self.builds[0] if len(self.builds) == 1 else self.builds,
+            **self.context,
+        }
 
 
 @dataclass(slots=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 __all__ = [
     "ACTION_STEP",
     "CONVERT",
+    "IMAGES",
     "OUTPUTS",
     "PLUGIN_NAME",
     "REPORT",
     "STEP_KEY",
+    "WHEN",
     "is_step_name",
     "plugin_name",
 ]
@@ -16,7 +18,9 @@ __all__ = [
 CONVERT = "lazyci-convert-"
 REPORT = "lazyci-report"
 STEP_KEY = "lazyci-step-"
-OUTPUTS = ("lazyci-images-", "lazyci-when-")
+IMAGES = "lazyci-images-"
+WHEN = "lazyci-when-"
+OUTPUTS = (IMAGES, WHEN)
 PLUGIN_NAME = "lazyci"
 ACTION_STEP = "lazyci"
 

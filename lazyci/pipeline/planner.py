@@ -10,7 +10,7 @@ from lazyci.document import Document, Node
 from lazyci.pipeline.convert import Conversions
 from lazyci.pipeline.model import Plan, Selection, Site
 from lazyci.pipeline.scripts import Find
-from lazyci.pipeline.splice import append_item
+from lazyci.pipeline.splice import Edit, append_item
 
 __all__ = ["LEFT_TO_AGENT", "LEFT_TO_POD", "Planner", "ancestors"]
 
@@ -77,6 +77,16 @@ class Planner(Generic[Owner]):
 
     def append(self, collection: Node, block: str) -> None:
         """Put a step or job behind the last one."""
-        edit = append_item(self.document, collection, block)
-        if edit is not None:
-            self.plan.edits.append(edit)
+        self.plan.edits += self.appended(collection, [block])
+
+    def appended(self, collection: Node, blocks: Iterable[str]) -> list[Edit]:
+        """The edits that put items behind the last one."""
+        edits = [append_item(self.document, collection, block) for block in blocks]
+        return [edit for edit in edits if edit is not None]
+
+    def own_value(self, node: Node, key: str) -> Node | None:
+        """The value of a key that this very mapping has, and that no alias elsewhere uses."""
+        entry = node.own(key)
+        if entry is None or self.document.is_shared(node) or self.document.is_shared(entry[1]):
+            return None
+        return entry[1]

@@ -12,7 +12,7 @@ import re
 
 from lazyci.document import Document, Node
 
-__all__ = ["SourceMap", "encode", "is_plain_in_block", "plain_or_quoted", "source_map"]
+__all__ = ["SourceMap", "encode", "is_plain_in_block", "plain_or_quoted", "quoted", "source_map"]
 
 _BREAK = re.compile(r"\r\n|\r|\n")
 _ESCAPES = dict(
@@ -203,10 +203,15 @@ class _Flow:
 def encode(value: str, style: str) -> str:
     """Text to insert into a scalar of a style so that it reads as `value`, one line long."""
     if style == '"':
-        return json.dumps(value, ensure_ascii=False)[1:-1]
+        return quoted(value)[1:-1]
     if style == "'":
         return value.replace("'", "''")
     return value
+
+
+def quoted(value: str) -> str:
+    """A scalar in double quotes, which JSON readers take, too."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def is_plain_in_block(value: str) -> bool:
@@ -225,4 +230,4 @@ def plain_or_quoted(value: str) -> str:
         return value
     if '"' in value and "'" not in value and value.isprintable():
         return f"'{value}'"
-    return json.dumps(value, ensure_ascii=False)
+    return quoted(value)

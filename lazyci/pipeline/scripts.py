@@ -5,10 +5,11 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from lazyci.config import Build
 from lazyci.document import Node
 from lazyci.pipeline.dockercli import DockerCall, read_command
 from lazyci.pipeline.embedded import EmbeddedScript
@@ -16,10 +17,7 @@ from lazyci.pipeline.shell import Part, Word
 from lazyci.pipeline.splice import Edit
 from lazyci.reference import Reference, split
 
-__all__ = ["MAX_REFERENCE", "NAMED", "Find", "find_in_script", "is_quotable"]
-
-# How a build is found that stands in `builds` of lazyci.yaml.
-NAMED = "named in lazyci.yaml"
+__all__ = ["MAX_REFERENCE", "Find", "find_in_script", "is_quotable", "named_builds"]
 
 # Longer than any reference: what variables that hold each other can grow to.
 MAX_REFERENCE = 4096
@@ -44,7 +42,7 @@ class Find(Generic[Owner]):
         means: How it publishes or pulls.
         reference: The image, or None when only the run can tell.
         problem: Why nothing can be done there; empty when something can.
-        platforms: Platforms named at the site.
+        platforms: Platforms to convert; all of the image when empty.
         change: What lazyci does there, in words.
         edits: Makes the edits for a pull; None when its place cannot be told.
         shown: What stands there when the image cannot be told.
@@ -67,6 +65,26 @@ class Find(Generic[Owner]):
 def is_quotable(reference: str) -> bool:
     """Whether a reference may stand in double quotes in another script."""
     return bool(_QUOTABLE.match(reference)) and len(reference) <= MAX_REFERENCE
+
+
+def named_builds(build: Build, offset: int, owner: Owner) -> Iterator[Find[Owner]]:
+    """The sites of a build that `builds` of lazyci.yaml names.
+
+    Args:
+        build: What the settings say of it.
+        offset: The place of its step or job in the document.
+        owner: The step or job.
+    """
+    images = [build.image] if isinstance(build.image, str) else build.image
+    for image in images:
+        yield Find(
+            "build",
+            offset,
+            owner,
+            "named in lazyci.yaml",
+            split(image),
+            platforms=tuple(build.platforms),
+        )
 
 
 def find_in_script(
@@ -132,7 +150,6 @@ class _Finder(Generic[Owner]):
         problem = call.problem or self.unreadable
         if not problem and word is not None and reference is None:
             problem = "its reference is only known at run time"
-        shown = word.raw if word is not None else ""
         find = Find(
             role,
             offset,
@@ -140,8 +157,7 @@ class _Finder(Generic[Owner]):
             means,
             reference,
             problem,
-            call.platforms,
-            shown=shown or "",
+            shown=word.raw if word is not None else "",
         )
         self.finds.append(find)
         return find

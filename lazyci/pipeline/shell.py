@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from lazyci.pipeline.expressions import EXPRESSION
+
 if TYPE_CHECKING:
     import tree_sitter
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Command", "Part", "Script", "Unknown", "Variable", "Word", "read_script"]
 
 # `${{ … }}` is replaced before GitHub's shell runs, `{{ matrix… }}` before Buildkite's.
-_GITHUB = re.compile(r"\$\{\{(?:(?!\$\{\{).)*?\}\}", re.DOTALL)
 _BUILDKITE = re.compile(r"\{\{\s*matrix[^{}]*\}\}")
 _ESCAPED_DOLLAR = re.compile(r"[$\\](?=\$[A-Za-z_{])")
 _MASK = "E"
@@ -149,7 +150,7 @@ def _mask(text: str, buildkite: bool) -> str:
 
     if buildkite:
         return _ESCAPED_DOLLAR.sub("_", _BUILDKITE.sub(blank, text))
-    return _GITHUB.sub(blank, text)
+    return EXPRESSION.sub(blank, text)
 
 
 def read_script(text: str, *, buildkite: bool = False) -> Script:

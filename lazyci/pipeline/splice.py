@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lazyci.data import to_data
 from lazyci.document import MAX_DEPTH, Document, Node
 from lazyci.errors import InternalError
+from lazyci.pipeline.scalar import quoted
 from lazyci.reader import parse
 
 __all__ = ["Edit", "append_item", "apply", "insert_before", "remove_items"]
@@ -112,7 +113,7 @@ def _flow(rendered: Document, node: Node) -> str:
     raw = rendered.text[node.start : node.end]
     if node.kind == "alias" or (node.style in ("'", '"') and "\n" not in raw):
         return raw
-    return raw if _FLOW_PLAIN.match(raw) else json.dumps(node.value, ensure_ascii=False)
+    return raw if _FLOW_PLAIN.match(raw) else quoted(node.value)
 
 
 def _separator(document: Document, node: Node) -> str:
