@@ -6,12 +6,20 @@
 from __future__ import annotations
 
 __all__ = [
+    "AuthError",
     "ConfigError",
+    "ImageError",
     "InputError",
     "InternalError",
     "LazyciError",
     "NotAPipelineError",
+    "NotFoundError",
+    "PublishError",
+    "RegistryError",
     "TemplateError",
+    "ToolError",
+    "UploadLostError",
+    "VariantDiffersError",
     "WouldChangeError",
     "exit_codes",
 ]
@@ -56,6 +64,13 @@ class WouldChangeError(LazyciError):
     meaning = "`generate --check`: a file would change"
 
 
+class VariantDiffersError(LazyciError):
+    """`lazyci verify`: the variant is not the same file system as its original."""
+
+    exit_code = 3
+    meaning = "`verify`: the variant differs from its original"
+
+
 class InputError(LazyciError):
     """A file cannot be read or written, is not UTF-8, is not YAML, or exceeds a limit."""
 
@@ -77,11 +92,57 @@ class TemplateError(LazyciError):
     meaning = "a template cannot be rendered, or what it renders does not fit"
 
 
+class NotFoundError(LazyciError):
+    """The registry or layout does not have this image, tag or blob."""
+
+    exit_code = 68
+    meaning = "the image, tag or blob is not in the registry"
+
+
+class RegistryError(LazyciError):
+    """The registry cannot be reached, refuses, or answers wrongly, after all retries."""
+
+    exit_code = 69
+    meaning = "the registry cannot be reached, refuses, or answers wrongly"
+
+
+class UploadLostError(RegistryError):
+    """An upload broke off and cannot go on; the same bytes must be sent again from the start."""
+
+
 class InternalError(LazyciError):
     """lazyci checked its own result and found it wrong; nothing was written."""
 
     exit_code = 70
     meaning = "lazyci found its own result wrong and wrote nothing; please report it"
+
+
+class ToolError(LazyciError):
+    """A program that the format needs is missing, of a wrong version, or failed."""
+
+    exit_code = 72
+    meaning = "a program that the format needs is missing, of a wrong version, or failed"
+
+
+class PublishError(LazyciError):
+    """The variant may not be published: the tag moved, or the registry forbids it."""
+
+    exit_code = 73
+    meaning = "the variant may not be published there"
+
+
+class ImageError(LazyciError):
+    """A manifest, blob or layer is malformed, too large, or does not match its digest."""
+
+    exit_code = 76
+    meaning = "an image is malformed, exceeds a limit, or does not match its digest"
+
+
+class AuthError(LazyciError):
+    """The registry refuses the credentials, or there are none."""
+
+    exit_code = 77
+    meaning = "the registry refuses the credentials, or there are none"
 
 
 class ConfigError(LazyciError):

@@ -1,0 +1,1 @@
+"""Images in registries and layouts: lazy variants made, read, checked and removed."""
