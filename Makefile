@@ -46,7 +46,7 @@ lock: setup  ## Pin all dependencies again, at their newest versions
 bench: setup  ## Measure the rewriting beside a bare load of the same file
 	$(BIN)/python tests/bench_rewrite.py
 
-clients:  ## Build the real clients that the tests use (needs Go); without them those tests skip
+clients:  ## Build the real clients that the tests use (needs Go and cargo); without them those tests skip
 	$(PYTHON) tests/clients/install.py
 
 clean:  ## Remove what make made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,8 +14,8 @@ import pytest
 
 from lazyci.config import load_settings, read_settings
 from lazyci.pipeline import rewrite
-from tests.clients.install import installed
 from tests.conftest import corpus_files, example_files, fixture_files, text_of
+from tests.servers import client
 
 EVERYTHING = 'images: [{match: "*"}]\nreport: true\nswitch: ["github:team/app"]\n'
 FILES = [*corpus_files(), *example_files(), *fixture_files()]
@@ -34,15 +33,6 @@ def is_action(path: Path) -> bool:
 BUILDKITE = [path for path in FILES if is_buildkite(path)]
 WORKFLOWS = [path for path in FILES if not is_buildkite(path) and not is_action(path)]
 GITHUB = [path for path in FILES if not is_buildkite(path)]
-
-
-def client(name: str) -> str:
-    path = installed(name)
-    if path is None:
-        # In CI they are built before, so there a missing one is a failure.
-        assert not os.environ.get("LAZYCI_REQUIRE_CLIENTS"), f"{name} is not installed"
-        pytest.skip(f"{name} is not installed: `make clients` builds it (needs Go)")
-    return str(path)
 
 
 def results(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Build the real CI clients that the tests drive, into a cache folder outside the repository.
+"""Build the real clients and servers of the tests into a cache folder outside the repository.
 
 python tests/clients/install.py [NAME...]    build what is missing (all clients by default)
 python tests/clients/install.py --path NAME  print where an installed client is
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
-FAILED, NO_GO = 1, 3
+FAILED, NO_TOOL = 1, 3
 LINES_SHOWN = 20
 
 
@@ -26,19 +26,27 @@ class Client(NamedTuple):
     name: str
     version: str
     package: str
+    tool: str
     stamp: str
+    tags: list[str]
     replace: dict[str, str]
 
 
 class BuildError(Exception):
-    """A Go command failed; holds the command and the end of what it printed."""
+    """A build command failed; holds the command and the end of what it printed."""
 
 
 def _read_clients() -> dict[str, Client]:
     table = json.loads((HERE / "versions.json").read_text(encoding="utf-8"))
     return {
         name: Client(
-            name, row["version"], row["package"], row.get("stamp", ""), row.get("replace", {})
+            name,
+            row["version"],
+            row["package"],
+            row.get("tool", "go"),
+            row.get("stamp", ""),
+            row.get("tags", []),
+            row.get("replace", {}),
         )
         for name, row in table.items()
     }
@@ -69,9 +77,9 @@ def installed(name: str) -> Path | None:
     return path if path.is_file() and os.access(path, os.X_OK) else None
 
 
-def _go(scratch: Path, environment: dict[str, str], *arguments: str) -> None:
+def _run(scratch: Path, environment: dict[str, str], *command: str) -> None:
     done = subprocess.run(
-        ["go", *arguments],
+        command,
         cwd=scratch,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -83,11 +91,11 @@ def _go(scratch: Path, environment: dict[str, str], *arguments: str) -> None:
     )
     if done.returncode:
         end = done.stdout.rstrip().splitlines()[-LINES_SHOWN:]
-        raise BuildError("\n".join([f"go {' '.join(arguments)} failed:", *end]))
+        raise BuildError("\n".join([f"{' '.join(command)} failed:", *end]))
 
 
-def _build(client: Client, scratch: Path) -> Path:
-    """Build the client inside a scratch folder.
+def _build_with_go(client: Client, scratch: Path) -> Path:
+    """Build the client inside a scratch folder; return the folder that holds it.
 
     A package of a module that holds "replace" cannot be installed as it is, so a scratch module
     takes it as a tool.
@@ -98,19 +106,29 @@ def _build(client: Client, scratch: Path) -> Path:
         # A workspace around the temporary folder must not take part.
         "GOWORK": "off",
     }
-    _go(scratch, environment, "mod", "init", "scratch")
+    _run(scratch, environment, "go", "mod", "init", "scratch")
     for module, source in client.replace.items():
         # Copied, so that the replacement is a relative path: the binary records it.
         shutil.copytree(HERE / source, scratch / source)
-        _go(scratch, environment, "mod", "edit", f"-replace={module}=./{source}")
-    _go(scratch, environment, "get", "-tool", f"{client.package}@v{client.version}")
+        _run(scratch, environment, "go", "mod", "edit", f"-replace={module}=./{source}")
+    _run(scratch, environment, "go", "get", "-tool", f"{client.package}@v{client.version}")
     # Releases get their version from the linker; without it these print "dev" or nothing.
     linker = [f"-ldflags=-X {client.stamp}={client.version}"] if client.stamp else []
-    output = scratch / "out" / client.name
+    folder = scratch / "bin"
     # -mod here, not in GOFLAGS: the user's own flags stay as they are.
-    flags = ["-mod=mod", "-trimpath", *linker, "-o", str(output)]
-    _go(scratch, environment, "build", *flags, client.package)
-    return output
+    tags = [f"-tags={','.join(client.tags)}"] if client.tags else []
+    flags = ["-mod=mod", "-trimpath", *tags, *linker, "-o", str(folder / client.name)]
+    _run(scratch, environment, "go", "build", *flags, client.package)
+    return folder
+
+
+def _build_with_cargo(client: Client, scratch: Path) -> Path:
+    """Build all binaries of the client's crate; return the folder that holds them."""
+    # In the scratch folder, so that a stopped build leaves nothing; a caller may name one to reuse.
+    environment = {"CARGO_TARGET_DIR": str(scratch / "target"), **os.environ}
+    options = ["--version", client.version, "--locked", "--root", str(scratch)]
+    _run(scratch, environment, "cargo", "install", client.package, *options)
+    return scratch / "bin"
 
 
 def _put(built: Path, target: Path) -> None:
@@ -127,12 +145,16 @@ def _put(built: Path, target: Path) -> None:
 
 
 def install(name: str) -> Path:
-    """Build one client and put it into the cache."""
+    """Build one client and put it into the cache, with the others that its build gives."""
     client = CLIENTS[name]
-    target = _target(client)
+    build = _build_with_cargo if client.tool == "cargo" else _build_with_go
+    source = (client.package, client.version)
     with tempfile.TemporaryDirectory(prefix=f"lazyci-{name}-") as scratch:
-        _put(_build(client, Path(scratch)), target)
-    return target
+        folder = build(client, Path(scratch))
+        for built in CLIENTS.values():
+            if (built.package, built.version) == source:
+                _put(folder / built.name, _target(built))
+    return _target(client)
 
 
 def _print_path(name: str) -> int:
@@ -150,16 +172,16 @@ def _print_path(name: str) -> int:
 
 def _install_all(names: list[str]) -> int:
     for name in names:
-        version = CLIENTS[name].version
+        version, tool = CLIENTS[name].version, CLIENTS[name].tool
         path = installed(name)
         state = "present"
         if path is None:
-            if shutil.which("go") is None:
+            if shutil.which(tool) is None:
                 print(
-                    f"{name} {version}: Go is needed to build it, and no go is in PATH",
+                    f"{name} {version}: {tool} is needed to build it, and it is not in PATH",
                     file=sys.stderr,
                 )
-                return NO_GO
+                return NO_TOOL
             print(f"{name} {version}: building", file=sys.stderr, flush=True)
             try:
                 path = install(name)
@@ -173,7 +195,7 @@ def _install_all(names: list[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Build the CI clients that the tests drive.")
+    parser = argparse.ArgumentParser(description="Build the clients that the tests drive.")
     parser.add_argument(
         "names", metavar="NAME", nargs="*", help=f"one of {', '.join(CLIENTS)}; default: all"
     )
