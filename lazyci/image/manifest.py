@@ -36,6 +36,7 @@ __all__ = [
     "compression",
     "digest_of",
     "encode",
+    "has_digest",
 ]
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -96,6 +97,10 @@ class Descriptor(msgspec.Struct, omit_defaults=True, frozen=True, rename="camel"
     artifact_type: str = ""
 
 
+class _Annotated(msgspec.Struct):
+    annotations: dict[str, str] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """A manifest or index as it was read: its bytes are what its digest is made of."""
@@ -113,6 +118,14 @@ class Content:
         return self.media_type in INDEXES
 
     @property
+    def notes(self) -> dict[str, str]:
+        """Its annotations; empty where there are none, or none that are texts."""
+        try:
+            return msgspec.json.decode(self.body, type=_Annotated).annotations or {}
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return {}
+
+    @property
     def is_manifest(self) -> bool:
         return self.media_type in MANIFESTS
 
@@ -120,6 +133,12 @@ class Content:
 def digest_of(body: bytes) -> str:
     """The digest of some bytes, as `sha256:…`."""
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def has_digest(body: bytes, digest: str) -> bool:
+    """Whether the bytes have this digest, which must be a valid one."""
+    algorithm, _, value = digest.partition(":")
+    return hashlib.new(algorithm, body).hexdigest() == value
 
 
 def encode(value: Any) -> bytes:

@@ -90,6 +90,9 @@ class Repository(Protocol):
     def referrers(self, digest: str) -> list[Descriptor]:
         """Manifests whose `subject` is this digest; empty too where the registry cannot tell."""
 
+    def close(self) -> None:
+        """End all connections; transfers in other threads end with an error."""
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltLayer:

@@ -1,0 +1,203 @@
+"""Blobs from a registry: streamed, checked, and gone on with where a transfer broke off."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from lazyci.errors import ImageError, RegistryError
+from lazyci.image.manifest import Descriptor, check_digest
+from lazyci.image.registry.answers import Answer, described
+from lazyci.image.registry.clock import BrokenError
+from lazyci.image.registry.session import Session
+from lazyci.image.store import Sink
+
+__all__ = ["read_blob", "read_range", "size_by_range"]
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+# Compressed on the way, a blob would have another digest.
+_IDENTITY = "Accept-Encoding: identity"
+_MAX_RANGE = 256 << 20
+_BULK = 4 << 20
+
+
+def read_blob(
+    session: Session, path: str, scopes: tuple[str, ...], blob: Descriptor, sink: Sink
+) -> None:
+    """Pass a blob on; see `Repository.read_blob`."""
+    reader = _BlobReader(blob, sink)
+    backoff = session.backoff()
+    while reader.passed < blob.size or not reader.begun:
+        try:
+            answer = session.send(
+                "GET",
+                path,
+                scopes=scopes,
+                headers=[_IDENTITY, *reader.range()],
+                receive=reader.begin,
+                tries=1,
+                bulk=blob.size >= _BULK,
+            )
+            _check_whole(answer, reader.passed == blob.size)
+        except BrokenError as error:
+            backoff.wait(error, reader.passed)
+    reader.end()
+
+
+class _BlobReader:
+    """What has been passed on of a blob, over all its transfers."""
+
+    def __init__(self, blob: Descriptor, sink: Sink) -> None:
+        self._blob = blob
+        self._sink = sink
+        self._hasher = hashlib.new(check_digest(blob.digest).partition(":")[0])
+        self._skip = 0
+        self.passed = 0
+        self.begun = False
+
+    def range(self) -> list[str]:
+        return [f"Range: bytes={self.passed}-"] if self.passed else []
+
+    def begin(self, answer: Answer) -> Sink:
+        """Look at an answer before its first byte is taken."""
+        if answer.status == 206:
+            start, total = _content_range(answer)
+            if start != self.passed:
+                raise RegistryError(
+                    f"{described('GET', answer.url)}: asked for byte {self.passed}, got {start}"
+                )
+        else:
+            # The whole blob again: what was passed on is not passed on twice.
+            self._skip, total = self.passed, answer.length
+        if total is not None and total != self._blob.size:
+            raise self._wrong(f"the registry has {total} bytes")
+        self.begun = True
+        return self._take
+
+    def _take(self, data: bytes) -> None:
+        if self._skip:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            data = data[skipped:]
+            if not data:
+                return
+        if self.passed + len(data) > self._blob.size:
+            raise self._wrong("the registry sends more bytes")
+        self._hasher.update(data)
+        self.passed += len(data)
+        self._sink(data)
+
+    def end(self) -> None:
+        found = self._hasher.hexdigest()
+        if found != self._blob.digest.partition(":")[2]:
+            raise self._wrong(f"what the registry sent has the digest {found}")
+
+    def _wrong(self, reason: str) -> ImageError:
+        return ImageError(f"blob {self._blob.digest} of {self._blob.size} bytes: {reason}")
+
+
+def read_range(
+    session: Session, path: str, scopes: tuple[str, ...], blob: Descriptor, start: int, length: int
+) -> bytes:
+    """Read a part of a blob; see `Repository.read_range`."""
+    end = min(start + length, blob.size)
+    if start < 0 or end <= start:
+        return b""
+    if end - start > _MAX_RANGE:
+        raise ImageError(f"{end - start} bytes of {blob.digest}: {_MAX_RANGE} can be read at once")
+    backoff = session.backoff()
+    while True:
+        part = _RangeReader(blob, start, end)
+        try:
+            answer = session.send(
+                "GET",
+                path,
+                scopes=scopes,
+                headers=[_IDENTITY, f"Range: bytes={start}-{end - 1}"],
+                receive=part.begin,
+                tries=1,
+                bulk=end - start >= _BULK,
+            )
+            _check_whole(answer, False)
+        except _EnoughError:
+            return bytes(part.data)
+        except BrokenError as error:
+            backoff.wait(error)
+
+
+def _check_whole(answer: Answer, whole: bool) -> None:
+    if not answer.good:
+        raise answer.error("GET")
+    if not whole:
+        raise BrokenError(f"{described('GET', answer.url)}: the answer ended too early")
+
+
+class _EnoughError(Exception):
+    """All that was asked for has come; the rest of the answer is not needed."""
+
+
+class _RangeReader:
+    def __init__(self, blob: Descriptor, start: int, end: int) -> None:
+        self._blob = blob
+        self._start, self._wanted = start, end - start
+        self._skip = 0
+        self.data = bytearray()
+
+    def begin(self, answer: Answer) -> Sink:
+        if answer.status == 206:
+            start, total = _content_range(answer)
+            if start != self._start:
+                raise RegistryError(
+                    f"{described('GET', answer.url)}: asked for byte {self._start}, got {start}"
+                )
+        else:
+            self._skip, total = self._start, answer.length
+        if total is not None and total != self._blob.size:
+            raise ImageError(
+                f"blob {self._blob.digest} of {self._blob.size} bytes: the registry has {total}"
+            )
+        return self._take
+
+    def _take(self, data: bytes) -> None:
+        skipped = min(self._skip, len(data))
+        self._skip -= skipped
+        self.data += data[skipped : skipped + self._wanted - len(self.data)]
+        if len(self.data) == self._wanted:
+            raise _EnoughError
+
+
+def size_by_range(session: Session, path: str, scopes: tuple[str, ...]) -> int | None:
+    """The size of a blob, by reading its first byte; None when it is not there."""
+    found: list[int | None] = []
+
+    def receive(answer: Answer) -> Sink:
+        found.append(_content_range(answer)[1] if answer.status == 206 else answer.length)
+        return _enough
+
+    try:
+        headers = [_IDENTITY, "Range: bytes=0-0"]
+        answer = session.send("GET", path, scopes=scopes, headers=headers, receive=receive)
+    except _EnoughError:
+        pass
+    else:
+        if answer.status == 404:
+            return None
+        if answer.status == 416:
+            return 0
+        if not answer.good:
+            raise answer.error("GET")
+    if not found or found[-1] is None:
+        raise RegistryError(f"{described('GET', path)}: the registry does not tell a blob's size")
+    return found[-1]
+
+
+def _enough(data: bytes) -> None:
+    raise _EnoughError
+
+
+def _content_range(answer: Answer) -> tuple[int, int | None]:
+    """First byte and whole size that a 206 tells; no size when the registry does not know it."""
+    match = _CONTENT_RANGE.fullmatch(answer.header("content-range"))
+    if match is None:
+        raise RegistryError(f"{described('GET', answer.url)}: a 206 without Content-Range")
+    return int(match[1]), None if match[3] == "*" else int(match[3])
