@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 EXAMPLE := pipelines/buildkite-vllm
 
-.PHONY: help setup demo test check format docs lock bench clients clean
+.PHONY: help setup demo test check format docs lock bench bench-convert clients clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP)  ## Make .venv with lazyci and its tools, as locked
 
@@ -45,6 +45,9 @@ lock: setup  ## Pin all dependencies again, at their newest versions
 
 bench: setup  ## Measure the rewriting beside a bare load of the same file
 	$(BIN)/python tests/bench_rewrite.py
+
+bench-convert: setup  ## Measure conversion beside the regular pull and peers (root; about 30 minutes)
+	$(BIN)/python tests/bench_convert.py --peers 1 $(ARGS)
 
 clients:  ## Build the real clients that the tests use (needs Go and cargo); without them those tests skip
 	$(PYTHON) tests/clients/install.py
