@@ -337,7 +337,7 @@ def test_exit_codes_are_distinct_and_documented() -> None:
     codes = exit_codes()
     assert codes[0] == "success"
     assert all(codes.values())
-    assert set(codes) == {0, 1, 2, 65, 66, 67, 70, 78}
+    assert set(codes) == {0, 1, 2, 3, 65, 66, 67, 68, 69, 70, 72, 73, 76, 77, 78}
 
 
 # lazyci pull

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from lazyci.files import read_bytes
 from lazyci.pipeline import Result, rewrite
 from lazyci.reader import decode
 
-__all__ = ["config_option", "read_text", "rewrite_all", "settings_from"]
+__all__ = ["cache_folder", "config_option", "read_text", "rewrite_all", "settings_from"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -57,3 +58,14 @@ def rewrite_all(texts: Sequence[tuple[str, str]], settings: Settings) -> list[Re
     for result in again:
         result.plan.unknown_builds &= missing
     return again
+
+
+def cache_folder() -> Path:
+    """Where lazyci keeps what it can make again: LAZYCI_CACHE, or `lazyci` in the user's cache."""
+    chosen = os.environ.get("LAZYCI_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    user_cache = os.environ.get("XDG_CACHE_HOME", "")
+    # An empty or relative XDG_CACHE_HOME counts as unset: so says its specification.
+    base = Path(user_cache) if os.path.isabs(user_cache) else Path("~/.cache").expanduser()
+    return base / "lazyci"

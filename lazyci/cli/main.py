@@ -20,6 +20,10 @@ _COMMANDS = {
     "init": "Write lazyci.yaml for this repository.",
     "plan": "Show each build and pull in pipelines, and what would change.",
     "generate": "Print pipelines again with lazy steps.",
+    "convert": "Make the lazy variant of an image in the registry.",
+    "inspect": "Show what an image or its lazy variant is made of.",
+    "verify": "Check that a lazy variant is the same file system as its original.",
+    "prune": "Remove lazy variants and records that nothing needs any more.",
     "pull": "Pull an image.",
     "config": "The schema of lazyci.yaml, and a check of the file.",
 }
