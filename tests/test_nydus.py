@@ -117,7 +117,7 @@ def build(
 def image(tool: NydusImage, layers: list[bytes], store: dict[str, bytes]) -> bytes:
     maker = NydusMaker(tool)
     built = [build(maker, packed(layer, "gzip"), store) for layer in layers]
-    return merge(tool, [Part(layer.blob, layer.bootstrap) for layer in built])
+    return merge([Part(layer.blob, layer.bootstrap) for layer in built])
 
 
 def tree_of(bootstrap: bytes, store: dict[str, bytes]) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def test_blobs_are_reproducible(tool: NydusImage) -> None:
     parts = [
         Part(built.blob, built.bootstrap) for built in [build(NydusMaker(tool), layer, {}, "none")]
     ]
-    assert len({merge(tool, parts) for _ in range(3)}) == 1
+    assert len({merge(parts) for _ in range(3)}) == 1
 
 
 def test_what_breaks_reproducibility(tool: NydusImage) -> None:
@@ -476,7 +476,7 @@ def test_index(tool: NydusImage, tmp_path: Path) -> None:
         sources.append(hashlib.sha256(data).hexdigest())
         assert built.blob.annotations["containerd.io/snapshot/nydus-ref"] == f"sha256:{sources[-1]}"
         parts.append(Part(built.blob, built.bootstrap))
-    merged = merge(tool, parts)
+    merged = merge(parts)
     (tmp_path / "merged").write_bytes(merged)
     check(tool, str(tmp_path / "merged"))
     rafs = Rafs(merged)
@@ -514,7 +514,7 @@ def test_index_refuses_what_nydus_image_misreads(tool: NydusImage, entries: list
 def test_manifest(tool: NydusImage) -> None:
     store: dict[str, bytes] = {}
     built = build(NydusMaker(tool), tar_of([("a", F, {"data": b"1"})]), store, "none")
-    merged = merge(tool, [Part(built.blob, built.bootstrap)] * 2)
+    merged = merge([Part(built.blob, built.bootstrap)] * 2)
     bootstrap = bootstrap_layer(merged)
     assert bootstrap == bootstrap_layer(merged)
     with tarfile.open(fileobj=io.BytesIO(bootstrap.body), mode="r:gz") as tar:
@@ -572,7 +572,7 @@ def test_nydusd_mounts_it(tool: NydusImage, tmp_path: Path, maker: Any) -> None:
         store[hashlib.sha256(data).hexdigest()] = data
     for name, data in store.items():
         (blobs / name).write_bytes(data)
-    (tmp_path / "boot").write_bytes(merge(tool, parts))
+    (tmp_path / "boot").write_bytes(merge(parts))
     backend = {"type": "localfs", "config": {"dir": str(blobs)}}
     cache = {"type": "blobcache", "config": {"work_dir": str(tmp_path)}, "validate": True}
     config = {"device": {"backend": backend, "cache": cache}, "mode": "direct"}

@@ -47,18 +47,13 @@ def tool() -> NydusImage:
     return find_nydus_image({"LAZYCI_NYDUS_IMAGE": str(path)})
 
 
-def layer_of(part: Part) -> Layer:
-    source, digest = (value.partition(":")[2] for value in (part.source, part.blob.digest))
-    return Layer(part.bootstrap, source, digest, part.blob.size, part.toc)
-
-
 def layers_of(
     tool: NydusImage, tars: Sequence[bytes], store: dict[str, bytes], maker: Any = NydusMaker
 ) -> list[Layer]:
     made = maker(tool)
     kind = "gzip" if maker is NydusIndexMaker else "none"
     built = [build(made, packed(tar, kind), store, kind) for tar in tars]
-    return [layer_of(Part(one.blob, one.bootstrap)) for one in built]
+    return [Part(one.blob, one.bootstrap).layer for one in built]
 
 
 def by_tool(tool: NydusImage, layers: Sequence[Layer], tmp_path: Path) -> bytes:

@@ -29,8 +29,8 @@ from lazyci.image.manifest import (
 )
 from lazyci.image.store import Repository, Sink
 from lazyci.image.verify import Report, verify
-from tests.lazylayers import Made, Rows, digest, lazy_layer
 from tests.repositories import MemoryRepository
+from tests.toclayers import Made, Rows, digest, lazy_layer
 from tests.trees import Item, tar_of
 
 SECOND = 10**9
@@ -161,7 +161,7 @@ def plain(items: tuple[Item, ...], comment: str = "") -> tuple[Made, str]:
         with tarfile.open(fileobj=stream, mode="w", pax_headers={"comment": comment}):
             pass
     body = tar_of(items) if items or not comment else stream.getvalue()
-    return Made(gzip.compress(body), {}, body), GZIP_LAYER
+    return Made(gzip.compress(body, mtime=0), {}, body), GZIP_LAYER
 
 
 @pytest.fixture

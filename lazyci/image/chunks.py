@@ -169,8 +169,10 @@ class ChunkedBuilder:
     def entry(self, entry: Entry) -> None:
         """An entry of the old archive."""
         self._dropped = clean_name(entry.name) in _OWN_NAMES and entry.type != "global"
-        if self._dropped:
-            return
+        if not self._dropped:
+            self._add(entry)
+
+    def _add(self, entry: Entry) -> None:
         if self._size >= _HEADERS:
             # Headers only, as of many links or folders.
             self._cut()
@@ -210,7 +212,7 @@ class ChunkedBuilder:
     def _landmark(self) -> None:
         entry = Entry("reg", NO_PREFETCH, len(_LANDMARK))
         entry.raw = encode_header(entry)
-        self.entry(entry)
+        self._add(entry)
         self.payload(memoryview(_LANDMARK))
         self.padding(memoryview(bytes(BLOCK - len(_LANDMARK))))
 

@@ -129,7 +129,7 @@ class _Nydus:
         from lazyci.image.nydus_merge import merge
 
         layers = [built[layer.digest] for layer in image.layers]
-        merged = merge(self._tool, [Layer(layer.blob, layer.bootstrap) for layer in layers])
+        merged = merge([Layer(layer.blob, layer.bootstrap) for layer in layers])
         bootstrap = bootstrap_layer(merged)
         manifest = nydus_manifest(image.config, [layer.blob for layer in layers], bootstrap)
         put_bytes(target, bootstrap.body)
