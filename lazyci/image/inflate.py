@@ -24,6 +24,7 @@ _GzipError: type[Exception] = isal.isal_zlib.error  # type: ignore[assignment]
 _GZIP = 31  # zlib's code for "gzip header and trailer, largest window"
 _PIECE = 256 << 10
 _SMALLEST_STEP, _LARGEST_STEP = 4 << 10, 256 << 10
+_LARGEST_HEADER = 128 << 10
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_BLOCK = 128 << 10
 _ZSTD_WINDOW = 128 << 20
@@ -96,9 +97,13 @@ class _Gzip(_Counted):
         super().__init__(sink, limit)
         self._member: isal.isal_zlib.Decompress | None = None
         self._seen_member = False
+        self._head = b""  # of a member whose header is not complete
         self._step = _SMALLEST_STEP
 
     def feed(self, data: bytes) -> None:
+        if self._head:
+            data = self._head + data
+            self._head = b""
         view = memoryview(data)
         at = 0
         while at < len(view):
@@ -111,18 +116,26 @@ class _Gzip(_Counted):
             at += len(step) - self._inflate(self._member, step)
 
     def finish(self) -> None:
-        if self._member is not None or not self._seen_member:
+        if self._member is not None or self._head or not self._seen_member:
             raise ImageError("the layer's gzip stream ends in the middle")
 
     def _begin(self, view: memoryview) -> int:
-        """Begin a member at the next byte that is not zero; return how many zeros there were."""
-        zeros = 0
+        """Begin a member at the next byte that is not zero; return how many bytes are done with.
+
+        isal misreads a header of several fields that comes in pieces: it gets headers whole.
+        """
+        start = bytes(view)
         if self._seen_member:
-            zeros = len(view) - len(bytes(view).lstrip(b"\0"))
-        if zeros < len(view):
-            self._member = isal.isal_zlib.decompressobj(_GZIP)
-            self._step = _SMALLEST_STEP
-        return zeros
+            start = start.lstrip(b"\0")
+        size = _header_size(start)
+        if size > len(start):
+            if len(start) > _LARGEST_HEADER:
+                raise ImageError("the layer's gzip stream is malformed: a header does not end")
+            self._head = start
+            return len(view)
+        self._member = isal.isal_zlib.decompressobj(_GZIP)
+        self._step = max(_SMALLEST_STEP, size)
+        return len(view) - len(start)
 
     def _inflate(self, member: isal.isal_zlib.Decompress, step: memoryview) -> int:
         """Unpack some bytes; return how many of them belong to what follows the member."""
@@ -141,6 +154,23 @@ class _Gzip(_Counted):
             rest = member.unconsumed_tail
             if not rest and len(out) < _PIECE:
                 return 0
+
+
+def _header_size(data: bytes) -> int:
+    """The size of a gzip header; more than there is of it when it is not complete."""
+    if len(data) < 10:
+        return 10
+    flags = data[3]
+    at = 10
+    if flags & 4:
+        at += 2 + int.from_bytes(data[at : at + 2], "little")
+    for field in (8, 16):
+        if flags & field:
+            end = data.find(b"\0", at)
+            if at >= len(data) or end < 0:
+                return len(data) + 1
+            at = end + 1
+    return at + (flags & 2)
 
 
 class _Zstd(_Counted):
