@@ -87,7 +87,7 @@ def add(tree: Tree, seen: set[str], path: str, info: tarfile.TarInfo, data: byte
     parents(tree, seen, path)
     if info.islnk():
         target = path_of(info.linkname)
-        if target not in seen or tree[target].kind == "5":
+        if target not in seen or target not in tree or tree[target].kind == "5":
             raise RefusedError(info.linkname)
         node = tree[target]
     else:
@@ -113,11 +113,12 @@ def node_of(info: tarfile.TarInfo, data: bytes) -> Node:
 
 
 def shown(tree: Tree) -> dict[str, Any]:
-    """A tree as it is compared: hard links by the paths that share an inode."""
+    """A tree as it is compared: hard links of regular files by the paths that share an inode."""
     groups: dict[int, list[str]] = {}
     for path, node in tree.items():
-        groups.setdefault(id(node), []).append(path)
+        if node.kind == "0":
+            groups.setdefault(id(node), []).append(path)
     return {
-        path: (node.kind, node.meta, node.xattrs, node.data, sorted(groups[id(node)]))
+        path: (node.kind, node.meta, node.xattrs, node.data, sorted(groups.get(id(node), [])))
         for path, node in tree.items()
     }

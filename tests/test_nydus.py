@@ -171,6 +171,11 @@ CASES: dict[str, list[list[Entry]]] = {
         [("a", F, {"data": b"1" * 5000}), ("z/l", L, {"linkname": "./a"}), ("b", F, {})],
         [("c", F, {"data": b"2"}), ("d", L, {"linkname": "c"})],
     ],
+    "hard links to what is no file": [
+        [("a", S, {"linkname": "x"}), ("b", L, {"linkname": "a"}), ("c", L, {"linkname": "b"})],
+        [("p", tarfile.FIFOTYPE, {}), ("q", L, {"linkname": "p"})],
+        [("s", S, {"linkname": "x"}), ("t", L, {"linkname": "s"}), ("s", F, {"data": b"1"})],
+    ],
     "devices": [
         [
             ("c", tarfile.CHRTYPE, {"devmajor": 300, "devminor": 70000}),

@@ -32,6 +32,7 @@ def _before_1970(expected: Value, found: Value) -> bool:
 _LOSSES = (
     WHOLE_SECONDS,
     Loss("mtime", "times begin in 1970", _before_1970),
+    Loss("hard link of *", "only regular files have hard links"),
 )
 
 

@@ -39,8 +39,8 @@ class Difference:
         path: The file inside the layer or image, `/` for the root; for a manifest or config the
             place in it.
         field: What differs: `entry`, `type`, `mode`, `uid`, `gid`, `mtime`, `xattr NAME`, `target`,
-            `device`, `size`, `content`, `hard link`, `whiteout`, `opaque`, `described`, or what
-            else a check looks at.
+            `device`, `size`, `content`, `hard link` (`hard link of a KIND` where that is no regular
+            file), `whiteout`, `opaque`, `described`, or what else a check looks at.
         expected: The original's value.
         found: The variant's.
         reason: Why the format cannot keep this; empty for a real difference.
@@ -143,7 +143,8 @@ def _changes(
             # Else it was said at the file's first name.
             yield from _fields(path, old, new, layers)
         if first != other:
-            yield path, "hard link", _name_of(first, path), _name_of(other, path)
+            field = "hard link" if old.kind == FILE else f"hard link of a {old.kind}"
+            yield path, field, _name_of(first, path), _name_of(other, path)
         stack += _children(path, old, new)
 
 

@@ -81,7 +81,13 @@ class Entry:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
     def linked(self, name: bytes) -> Entry:
-        """A hard link to this entry."""
+        """A hard link to this entry.
+
+        nydus-image turns both paths into a regular file where what they share is none: these get
+        an entry each, and differ from what engines unpack in their number of links alone.
+        """
+        if self.kind != FILE:
+            return replace(self, name=name)
         return replace(self, name=name, kind=HARD_LINK, link=self.name, size=0, xattrs={})
 
 

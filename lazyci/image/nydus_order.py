@@ -38,6 +38,8 @@ class FirstReading:
         self._paths: dict[bytes, int] = {b"": _IMPLIED}
         self._directories: dict[bytes, Entry] = {}
         self._whiteouts: dict[bytes, None] = {}
+        # By number, symbolic links, devices and the like.
+        self._specials: dict[int, Entry] = {}
 
     def place(self, number: int, entry: Entry) -> list[Entry]:
         """What to write for an entry; its data follows if the last of that is a file."""
@@ -116,6 +118,10 @@ class FirstReading:
                     " of the same layer",
                     hint=_OTHER_FORMAT,
                 )
+            if at in self._specials:
+                entry = self._specials[at].linked(entry.name)
+        elif entry.kind != FILE:
+            self._specials[number] = entry
         if entry.name in self._paths:
             self._remove(entry.name)
         self._paths[entry.name] = at

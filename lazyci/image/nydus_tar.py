@@ -13,7 +13,15 @@ from collections.abc import Callable
 
 from lazyci.errors import ImageError
 from lazyci.image import entry as tar_entry
-from lazyci.image.nydus_header import BLOCK, FILE, Entry, convert, encode, is_read_alike
+from lazyci.image.nydus_header import (
+    BLOCK,
+    FILE,
+    HARD_LINK,
+    Entry,
+    convert,
+    encode,
+    is_read_alike,
+)
 from lazyci.image.nydus_order import FirstReading, Plan, SecondReading
 from lazyci.image.tar import TarReader
 
@@ -95,6 +103,8 @@ class TarFeed:
         converted = convert(entry)
         write = self._reading.place(self._number, converted)
         self._emit(write)
+        if converted.kind == HARD_LINK and write and write[-1] is not converted:
+            self.verbatim = False
         if converted.kind == FILE:
             # A whiteout is written as an entry of its own, without data.
             self._keep = bool(write) and write[-1] is converted
