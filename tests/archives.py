@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
-from lazyci.image.entry import Entry
-from lazyci.image.tar import TarReader
+from lazyci.image.tar.entry import Entry
+from lazyci.image.tar.reader import TarReader
 
 Form = Literal[0, 1, 2]
 END = bytes(1024)

@@ -17,7 +17,7 @@ from typing import Any
 
 import zstandard
 
-from lazyci.image.chunks import ChunkedBuilder
+from lazyci.image.chunked.builder import ChunkedBuilder
 from lazyci.image.store import BuiltLayer, Upload
 from tests.archives import Row, pieces, python_rows
 

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from lazyci.errors import ImageError, InputError, PublishError, RegistryError
+from lazyci.image.check.verify import verify
 from lazyci.image.conversion import Conversion, Options, Watch
 from lazyci.image.convert import convert, convert_in
 from lazyci.image.layout import Layout
 from lazyci.image.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from lazyci.image.pending import read_pending
 from lazyci.image.records import RECORD_PREFIX
-from lazyci.image.verify import verify
 from tests.images.small import layer_of, push_image, push_index
 from tests.repositories import MemoryRepository
 from tests.servers import client

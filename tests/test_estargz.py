@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyci.errors import ImageError, UploadLostError
-from lazyci.image.chunks import ChunkedBuilder
-from lazyci.image.estargz import EstargzCodec, estargz, footer, is_estargz
+from lazyci.image.chunked.builder import ChunkedBuilder
+from lazyci.image.chunked.estargz import EstargzCodec, estargz, footer, is_estargz
+from lazyci.image.chunked.zstdchunked import is_zstdchunked, zstdchunked
 from lazyci.image.manifest import Descriptor
-from lazyci.image.zstdchunked import is_zstdchunked, zstdchunked
 from tests.archives import END, archives, entry
 from tests.lazylayers import (
     Lazy,
@@ -462,8 +462,8 @@ def test_size() -> None:
 MEMORY = """
 import hashlib, random, resource, sys, tarfile
 from concurrent.futures import ThreadPoolExecutor
-from lazyci.image.estargz import estargz
-from lazyci.image.zstdchunked import zstdchunked
+from lazyci.image.chunked.estargz import estargz
+from lazyci.image.chunked.zstdchunked import zstdchunked
 
 class Upload:
     def write(self, data): pass

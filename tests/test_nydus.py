@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 
 from lazyci.errors import ImageError, ToolError, UploadLostError
 from lazyci.image.manifest import GZIP_LAYER, TAR_LAYER, ZSTD_LAYER, Descriptor
-from lazyci.image.nydus import NydusIndexMaker, NydusMaker
-from lazyci.image.nydus_blob import read_bootstrap
-from lazyci.image.nydus_image import bootstrap_layer, nydus_manifest
-from lazyci.image.nydus_merge import Part, merge
-from lazyci.image.nydus_read import check, unpack
-from lazyci.image.nydus_tool import NydusImage, find_nydus_image
-from lazyci.image.rafs import Rafs
+from lazyci.image.nydus.blob import read_bootstrap
+from lazyci.image.nydus.maker import NydusIndexMaker, NydusMaker
+from lazyci.image.nydus.manifest import bootstrap_layer, nydus_manifest
+from lazyci.image.nydus.merge import Part, merge
+from lazyci.image.nydus.tool import NydusImage, find_nydus_image
+from lazyci.image.nydus.unpack import check, unpack
+from lazyci.image.rafs.reader import Rafs
 from lazyci.image.store import BuiltLayer
 from tests import oracle
 from tests.clients.install import installed

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyci.errors import ImageError
-from lazyci.image.entry import Entry, encode_header
-from lazyci.image.tar import TarReader
+from lazyci.image.tar.entry import Entry, encode_header
+from lazyci.image.tar.reader import TarReader
 from tests.archives import END, Collector, archives, entry, python_rows, read, row
 
 sizes = st.lists(st.integers(1, 2000), min_size=1, max_size=5)

@@ -22,10 +22,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lazyci.errors import ImageError
-from lazyci.image.compare import TOC_FILES, WHOLE_SECONDS, Loss, compare, shown
-from lazyci.image.tree import Node, Tree, components, merge
-from lazyci.image.treeblob import unpacked
-from lazyci.image.treetar import LIBARCHIVE, Limits, read_tar
+from lazyci.image.check.compare import TOC_FILES, WHOLE_SECONDS, Loss, compare, shown
+from lazyci.image.check.tree import Node, Tree, components, merge
+from lazyci.image.check.treeblob import unpacked
+from lazyci.image.check.treetar import LIBARCHIVE, Limits, read_tar
 from tests.trees import ROOT, Item, Unpacked, seen, tar_of
 
 GNU_TAR = shutil.which("tar")

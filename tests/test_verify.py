@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyci.errors import ImageError, RegistryError
-from lazyci.image.compare import WHOLE_SECONDS, Difference
+from lazyci.image.check.compare import WHOLE_SECONDS, Difference
+from lazyci.image.check.verify import Report, verify
 from lazyci.image.manifest import (
     ANNOTATION_ORIGINAL,
     DOCKER_MANIFEST,
@@ -28,7 +29,6 @@ from lazyci.image.manifest import (
     Descriptor,
 )
 from lazyci.image.store import Repository, Sink
-from lazyci.image.verify import Report, verify
 from tests.repositories import MemoryRepository
 from tests.toclayers import Made, Rows, digest, lazy_layer
 from tests.trees import Item, tar_of

@@ -8,8 +8,8 @@ import json
 import pytest
 import zstandard
 
+from lazyci.image.chunked.zstdchunked import is_zstdchunked, zstdchunked
 from lazyci.image.manifest import ZSTD_LAYER, Descriptor
-from lazyci.image.zstdchunked import is_zstdchunked, zstdchunked
 from tests.archives import END, entry
 from tests.lazylayers import build, unpack
 from tests.repositories import MemoryRepository

@@ -11,8 +11,8 @@ import click
 from lazyci.errors import VariantDiffersError
 
 if TYPE_CHECKING:
-    from lazyci.image.verify import Report
-    from lazyci.image.verify_parts import Check
+    from lazyci.image.check.parts import Check
+    from lazyci.image.check.verify import Report
 
 __all__ = ["verify"]
 
@@ -38,7 +38,7 @@ def verify(
     Example:
       lazyci verify registry.example/team/app:1.0
     """
-    from lazyci.image.check import check
+    from lazyci.image.check.check import check
 
     report = check(reference, variant or "", suffix, platforms)
     click.echo(json.dumps(asdict(report), indent=2) if output == "json" else _text(report))

@@ -89,8 +89,8 @@ class _Nydus:
     shares_layers = True
 
     def __init__(self, name: str) -> None:
-        from lazyci.image.nydus import NydusIndexMaker, NydusMaker
-        from lazyci.image.nydus_tool import find_nydus_image
+        from lazyci.image.nydus.maker import NydusIndexMaker, NydusMaker
+        from lazyci.image.nydus.tool import find_nydus_image
 
         self.name = name
         self._tool = find_nydus_image(os.environ)
@@ -106,7 +106,7 @@ class _Nydus:
         return None
 
     def restored(self, target: Repository, layer: Descriptor, built: BuiltLayer) -> BuiltLayer:
-        from lazyci.image.nydus_blob import read_bootstrap
+        from lazyci.image.nydus.blob import read_bootstrap
 
         blob = built.blob
         bootstrap = read_bootstrap(
@@ -124,9 +124,9 @@ class _Nydus:
         return index_of(original, entries, notes)
 
     def _nydus(self, target: Repository, image: Image, built: Built) -> Descriptor:
-        from lazyci.image.nydus_image import bootstrap_layer, nydus_manifest
-        from lazyci.image.nydus_merge import Part as Layer
-        from lazyci.image.nydus_merge import merge
+        from lazyci.image.nydus.manifest import bootstrap_layer, nydus_manifest
+        from lazyci.image.nydus.merge import Part as Layer
+        from lazyci.image.nydus.merge import merge
 
         layers = [built[layer.digest] for layer in image.layers]
         merged = merge([Layer(layer.blob, layer.bootstrap) for layer in layers])
@@ -142,7 +142,7 @@ class _Chunked:
     shares_layers = False
 
     def __init__(self, name: str, workers: Executor) -> None:
-        from lazyci.image import estargz, zstdchunked
+        from lazyci.image.chunked import estargz, zstdchunked
 
         self.name = name
         self._workers = workers

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lazyci.errors import ImageError, NotFoundError
-from lazyci.image.estargz import TOC_DIGEST
+from lazyci.image.check.toccheck import read_toc
+from lazyci.image.chunked.estargz import TOC_DIGEST
 from lazyci.image.manifest import ANNOTATION_ORIGINAL, MANIFESTS, Content, Descriptor
-from lazyci.image.nydus_image import ANNOTATION_REF, NYDUS_BLOB, NYDUS_MANIFEST
-from lazyci.image.nydus_read import merged_bootstrap
+from lazyci.image.nydus.manifest import ANNOTATION_REF, NYDUS_BLOB, NYDUS_MANIFEST
+from lazyci.image.nydus.unpack import merged_bootstrap
 from lazyci.image.original import index_entries, parse_manifest
-from lazyci.image.rafs import Rafs
+from lazyci.image.rafs.reader import Rafs
 from lazyci.image.store import Repository
-from lazyci.image.toccheck import read_toc
 from lazyci.image.variant import ANNOTATION_FORMAT, variant_tags
 
 __all__ = ["Inspection", "LayerFacts", "ManifestFacts", "VariantFacts", "inspect"]

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from lazyci.errors import ImageError
-from lazyci.image.rafs import Node, Rafs
-from lazyci.image.rafs_overlay import Blobs, Folder, Layer, Leaf, lay_over
+from lazyci.image.rafs.overlay import Blobs, Folder, Layer, Leaf, lay_over
+from lazyci.image.rafs.reader import Node, Rafs
 
 __all__ = ["Layer", "merge_bootstraps"]
 

@@ -16,10 +16,20 @@ from dataclasses import dataclass
 import msgspec
 
 from lazyci.errors import ImageError
+from lazyci.image.check.tree import (
+    BLOCK,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    FILE,
+    LINK,
+    SYMLINK,
+    Node,
+    Tree,
+)
+from lazyci.image.check.treeblob import unpacked
 from lazyci.image.manifest import Descriptor, compression, digest_of
 from lazyci.image.store import Repository
-from lazyci.image.tree import BLOCK, CHARACTER, DIRECTORY, FIFO, FILE, LINK, SYMLINK, Node, Tree
-from lazyci.image.treeblob import unpacked
 
 __all__ = ["TOC_ANNOTATION", "TOC_FILE", "Row", "StoredToc", "read_toc", "toc_tree"]
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from lazyci.errors import ImageError
-from lazyci.image.numeral import number
-from lazyci.image.pax import decimal
+from lazyci.image.tar.numeral import number
+from lazyci.image.tar.pax import decimal
 
 if TYPE_CHECKING:
-    from lazyci.image.entry import Entry
+    from lazyci.image.tar.entry import Entry
 
 __all__ = ["Expander", "GnuMap", "MapReader", "pax_map"]
 

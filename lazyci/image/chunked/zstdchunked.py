@@ -12,8 +12,8 @@ from concurrent.futures import Executor
 
 import zstandard
 
-from lazyci.image.chunks import END_OF_ARCHIVE, ChunkedBuilder, Ending
-from lazyci.image.estargz import TOC_DIGEST
+from lazyci.image.chunked.builder import END_OF_ARCHIVE, ChunkedBuilder, Ending
+from lazyci.image.chunked.estargz import TOC_DIGEST
 from lazyci.image.manifest import ZSTD_LAYER, Descriptor, compression, digest_of
 from lazyci.image.store import Repository, Upload
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lazyci.errors import ImageError
-from lazyci.image.compare import NOTHING, Difference, shown
-from lazyci.image.toccheck import Row, StoredToc
-from lazyci.image.treeblob import Pieces, member_unpacker
-from lazyci.image.treetar import Limits
+from lazyci.image.check.compare import NOTHING, Difference, shown
+from lazyci.image.check.toccheck import Row, StoredToc
+from lazyci.image.check.treeblob import Pieces, member_unpacker
+from lazyci.image.check.treetar import Limits
 
 __all__ = ["ChunkCheck"]
 

@@ -11,10 +11,10 @@ import struct
 from typing import Protocol
 
 from lazyci.errors import ImageError
-from lazyci.image import sparse
-from lazyci.image.entry import BLOCK, Entry
-from lazyci.image.numeral import number
-from lazyci.image.pax import apply_records, decimal, parse_records
+from lazyci.image.tar import sparse
+from lazyci.image.tar.entry import BLOCK, Entry
+from lazyci.image.tar.numeral import number
+from lazyci.image.tar.pax import apply_records, decimal, parse_records
 
 __all__ = ["MAX_META", "TarEvents", "TarReader"]
 

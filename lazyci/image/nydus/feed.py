@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lazyci.errors import ImageError
-from lazyci.image import entry as tar_entry
-from lazyci.image.nydus_header import (
+from lazyci.image.nydus.header import (
     BLOCK,
     FILE,
     HARD_LINK,
@@ -22,8 +21,9 @@ from lazyci.image.nydus_header import (
     encode,
     is_read_alike,
 )
-from lazyci.image.nydus_order import FirstReading, Plan, SecondReading
-from lazyci.image.tar import TarReader
+from lazyci.image.nydus.order import FirstReading, Plan, SecondReading
+from lazyci.image.tar import entry as tar_entry
+from lazyci.image.tar.reader import TarReader
 
 __all__ = ["OutOfOrderError", "TarFeed"]
 

@@ -10,15 +10,15 @@ import stat
 from collections.abc import Callable
 
 from lazyci.errors import ImageError
-from lazyci.image import entry as tar_entry
 from lazyci.image.inflate import inflater
 from lazyci.image.manifest import Descriptor, compression
-from lazyci.image.nydus_header import BLOCK, DIRECTORY, FILE, HARD_LINK, SYMLINK, Entry, encode
-from lazyci.image.nydus_image import BOOTSTRAP_FILE
-from lazyci.image.nydus_tool import NydusImage
-from lazyci.image.rafs import Chunk, Node, Rafs
+from lazyci.image.nydus.header import BLOCK, DIRECTORY, FILE, HARD_LINK, SYMLINK, Entry, encode
+from lazyci.image.nydus.manifest import BOOTSTRAP_FILE
+from lazyci.image.nydus.tool import NydusImage
+from lazyci.image.rafs.reader import Chunk, Node, Rafs
 from lazyci.image.store import Repository
-from lazyci.image.tar import TarReader
+from lazyci.image.tar import entry as tar_entry
+from lazyci.image.tar.reader import TarReader
 
 __all__ = ["check", "merged_bootstrap", "unpack"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lazyci.image.manifest import Descriptor
-from lazyci.image.nydus_image import ANNOTATION_REF, ANNOTATION_TOC
-from lazyci.image.rafs_write import Layer, merge_bootstraps
+from lazyci.image.nydus.manifest import ANNOTATION_REF, ANNOTATION_TOC
+from lazyci.image.rafs.writer import Layer, merge_bootstraps
 
 __all__ = ["Part", "merge"]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lazyci.errors import ImageError
-from lazyci.image.nydus_header import IMPLICIT
-from lazyci.image.rafs import Node, Rafs
+from lazyci.image.nydus.header import IMPLICIT
+from lazyci.image.rafs.reader import Node, Rafs
 
 __all__ = ["Blobs", "Folder", "Layer", "Leaf", "lay_over"]
 

@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Sequence
 
 from lazyci.errors import ImageError, InputError, NotFoundError
-from lazyci.image.compare import WHOLE_SECONDS, Loss, Value
+from lazyci.image.check.compare import WHOLE_SECONDS, Loss, Value
+from lazyci.image.check.verify import Report, verify
 from lazyci.image.manifest import ANNOTATION_ORIGINAL, Content, Descriptor
-from lazyci.image.nydus_read import merged_bootstrap, unpack
+from lazyci.image.nydus.unpack import merged_bootstrap, unpack
 from lazyci.image.original import parse_manifest
 from lazyci.image.places import open_image
 from lazyci.image.store import Repository, Sink
 from lazyci.image.variant import ANNOTATION_FORMAT, variant_tag
-from lazyci.image.verify import Report, verify
 
 __all__ = ["check"]
 

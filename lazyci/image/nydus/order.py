@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lazyci.errors import ImageError
-from lazyci.image.nydus_header import DIRECTORY, FILE, HARD_LINK, IMPLICIT, Entry
+from lazyci.image.nydus.header import DIRECTORY, FILE, HARD_LINK, IMPLICIT, Entry
 
 __all__ = ["FirstReading", "Plan", "SecondReading"]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lazyci.errors import ImageError
-from lazyci.image.compare import NO_LIBARCHIVE, Difference, compare
+from lazyci.image.check.chunked import check_config
+from lazyci.image.check.compare import NO_LIBARCHIVE, Difference, compare
+from lazyci.image.check.parts import Check, Sides, ahead, json_of, read_layer, same, same_json
+from lazyci.image.check.tree import Tree, merge
+from lazyci.image.check.treeblob import pushed
+from lazyci.image.check.treetar import read_tar
 from lazyci.image.manifest import Content, compression
 from lazyci.image.original import Image, parse_manifest, read_bytes
 from lazyci.image.store import Repository, Sink
-from lazyci.image.tree import Tree, merge
-from lazyci.image.treeblob import pushed
-from lazyci.image.treetar import read_tar
-from lazyci.image.verify_chunked import check_config
-from lazyci.image.verify_parts import Check, Sides, ahead, json_of, read_layer, same, same_json
 
 __all__ = ["NYDUS", "check_nydus"]
 

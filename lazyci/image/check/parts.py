@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from lazyci.errors import ImageError
-from lazyci.image.compare import NOTHING, Difference, Loss, shown
+from lazyci.image.check.compare import NOTHING, Difference, Loss, shown
+from lazyci.image.check.tree import Tree
+from lazyci.image.check.treeblob import Pieces, blob_pieces, unpacked
+from lazyci.image.check.treetar import TarSum, read_tar
 from lazyci.image.manifest import ANNOTATION_ORIGINAL, Content, Descriptor, compression
 from lazyci.image.store import Repository
-from lazyci.image.tree import Tree
-from lazyci.image.treeblob import Pieces, blob_pieces, unpacked
-from lazyci.image.treetar import TarSum, read_tar
 
 __all__ = [
     "Check",

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import msgspec
 
-from lazyci.image.entry import Entry
+from lazyci.image.tar.entry import Entry
 
 __all__ = ["LANDMARKS", "NO_PREFETCH", "TOC_NAME", "Toc", "TocEntry", "clean_name"]
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lazyci.image.tree import FILE, Node, Tree
+from lazyci.image.check.tree import FILE, Node, Tree
 
 __all__ = [
     "NOTHING",

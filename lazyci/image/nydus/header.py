@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypedDict
 
 from lazyci.errors import ImageError
-from lazyci.image import entry as tar_entry
-from lazyci.image.numeral import number
-from lazyci.image.pax import encode_records
+from lazyci.image.tar import entry as tar_entry
+from lazyci.image.tar.numeral import number
+from lazyci.image.tar.pax import encode_records
 
 __all__ = [
     "BLOCK",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lazyci.errors import ImageError
 
 if TYPE_CHECKING:
-    from lazyci.image.entry import Entry
+    from lazyci.image.tar.entry import Entry
 
 __all__ = ["apply_records", "decimal", "encode_records", "parse_records"]
 

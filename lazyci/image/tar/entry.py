@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from lazyci.image.pax import encode_records
+from lazyci.image.tar.pax import encode_records
 
 __all__ = ["BLOCK", "Entry", "encode_header"]
 

@@ -8,8 +8,8 @@ import os
 import threading
 
 from lazyci.errors import ToolError
-from lazyci.image.nydus_blob import bootstrap_of, toc_digest
-from lazyci.image.nydus_tool import NydusImage
+from lazyci.image.nydus.blob import bootstrap_of, toc_digest
+from lazyci.image.nydus.tool import NydusImage
 from lazyci.image.store import Upload
 
 __all__ = ["CHUNK", "Stage"]

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lazyci.errors import ImageError
-from lazyci.image.entry import BLOCK, Entry, encode_header
+from lazyci.image.chunked.toc import LANDMARKS, NO_PREFETCH, TOC_NAME, Toc, TocEntry, clean_name
 from lazyci.image.inflate import LIMIT, inflater
 from lazyci.image.manifest import Descriptor
 from lazyci.image.store import BuiltLayer, Upload
-from lazyci.image.tar import TarReader
-from lazyci.image.toc import LANDMARKS, NO_PREFETCH, TOC_NAME, Toc, TocEntry, clean_name
+from lazyci.image.tar.entry import BLOCK, Entry, encode_header
+from lazyci.image.tar.reader import TarReader
 
 __all__ = [
     "CHUNK",

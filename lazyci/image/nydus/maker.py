@@ -13,11 +13,11 @@ import contextlib
 from lazyci.errors import ImageError, UploadLostError
 from lazyci.image.inflate import inflater
 from lazyci.image.manifest import Descriptor, compression
-from lazyci.image.nydus_image import index_layer, nydus_layer
-from lazyci.image.nydus_order import Plan
-from lazyci.image.nydus_stage import CHUNK, Stage
-from lazyci.image.nydus_tar import OutOfOrderError, TarFeed
-from lazyci.image.nydus_tool import NydusImage
+from lazyci.image.nydus.feed import OutOfOrderError, TarFeed
+from lazyci.image.nydus.manifest import index_layer, nydus_layer
+from lazyci.image.nydus.order import Plan
+from lazyci.image.nydus.stage import CHUNK, Stage
+from lazyci.image.nydus.tool import NydusImage
 from lazyci.image.store import BuiltLayer, Upload
 
 __all__ = ["CHUNK", "NydusIndexMaker", "NydusMaker"]

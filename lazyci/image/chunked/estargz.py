@@ -13,13 +13,13 @@ import isal.isal_zlib
 from zlib_ng import zlib_ng
 
 from lazyci.errors import ImageError
-from lazyci.image.chunks import END_OF_ARCHIVE, ChunkedBuilder, Ending
-from lazyci.image.entry import BLOCK, Entry, encode_header
+from lazyci.image.chunked.builder import END_OF_ARCHIVE, ChunkedBuilder, Ending
+from lazyci.image.chunked.toc import TOC_NAME
 from lazyci.image.inflate import inflater
 from lazyci.image.manifest import GZIP_LAYER, Descriptor, compression, digest_of
 from lazyci.image.store import Repository, Upload
-from lazyci.image.tar import TarReader
-from lazyci.image.toc import TOC_NAME
+from lazyci.image.tar.entry import BLOCK, Entry, encode_header
+from lazyci.image.tar.reader import TarReader
 
 __all__ = ["TOC_DIGEST", "EstargzCodec", "estargz", "is_estargz"]
 

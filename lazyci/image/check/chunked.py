@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lazyci.errors import ImageError
-from lazyci.image.compare import NO_LIBARCHIVE, TOC_FILES, WHOLE_SECONDS, Difference, compare
+from lazyci.image.check.compare import NO_LIBARCHIVE, TOC_FILES, WHOLE_SECONDS, Difference, compare
+from lazyci.image.check.parts import Check, Sides, ahead, json_of, read_layer, same, same_json
+from lazyci.image.check.toccheck import TOC_FILE, StoredToc, read_toc, toc_tree
+from lazyci.image.check.tocchunks import ChunkCheck
+from lazyci.image.check.tree import Tree
+from lazyci.image.check.treetar import TarSum
 from lazyci.image.manifest import Content, Descriptor
 from lazyci.image.original import Image, parse_manifest, read_bytes
-from lazyci.image.toccheck import TOC_FILE, StoredToc, read_toc, toc_tree
-from lazyci.image.tocchunks import ChunkCheck
-from lazyci.image.tree import Tree
-from lazyci.image.treetar import TarSum
-from lazyci.image.verify_parts import Check, Sides, ahead, json_of, read_layer, same, same_json
 
 __all__ = ["check_chunked", "check_config"]
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from itertools import chain
 
 from lazyci.errors import ImageError
-from lazyci.image.compare import Difference, Loss
+from lazyci.image.check.chunked import check_chunked
+from lazyci.image.check.compare import Difference, Loss
+from lazyci.image.check.nydus import NYDUS, check_nydus
+from lazyci.image.check.parts import Check, Sides, kept_annotations, raw_entries, same
 from lazyci.image.manifest import ANNOTATION_ORIGINAL, Content, Descriptor
 from lazyci.image.original import Image, Original, index_entries, read_original
 from lazyci.image.store import Repository, Sink
-from lazyci.image.verify_chunked import check_chunked
-from lazyci.image.verify_nydus import NYDUS, check_nydus
-from lazyci.image.verify_parts import Check, Sides, kept_annotations, raw_entries, same
 
 __all__ = ["PlatformReport", "Report", "Unpack", "verify"]
 

@@ -18,8 +18,18 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from lazyci.errors import ImageError
-from lazyci.image.tree import BLOCK, CHARACTER, DIRECTORY, FIFO, FILE, LINK, SYMLINK, Node, Tree
-from lazyci.image.treeblob import Pieces
+from lazyci.image.check.tree import (
+    BLOCK,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    FILE,
+    LINK,
+    SYMLINK,
+    Node,
+    Tree,
+)
+from lazyci.image.check.treeblob import Pieces
 
 __all__ = ["LIBARCHIVE", "Limits", "TarSum", "read_tar"]
 

@@ -1,0 +1,1 @@
+"""Whether a variant is the same file system as its original."""

@@ -1,0 +1,1 @@
+"""Layers of members with a table of contents: eStargz and zstd:chunked."""

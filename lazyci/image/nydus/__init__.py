@@ -1,0 +1,1 @@
+"""nydus variants: blobs of layers, the merged bootstrap and its manifest."""

@@ -1,0 +1,1 @@
+"""Tar archives: read while they arrive, headers written anew."""
