@@ -24,8 +24,8 @@ from lazyci.image.nydus.maker import NydusIndexMaker, NydusMaker
 from lazyci.image.nydus.merge import Part
 from lazyci.image.nydus.tool import NydusImage, find_nydus_image
 from lazyci.image.nydus.unpack import check
+from lazyci.image.rafs.overlay import Layer, merge_bootstraps
 from lazyci.image.rafs.reader import Rafs
-from lazyci.image.rafs.writer import Layer, merge_bootstraps
 from tests import oracle
 from tests.clients.install import installed
 from tests.test_nydus import CASES, ENTRIES, Entry, build, packed, tar_of, tree_of

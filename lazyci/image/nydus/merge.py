@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lazyci.image.manifest import Descriptor
 from lazyci.image.nydus.manifest import ANNOTATION_REF, ANNOTATION_TOC
-from lazyci.image.rafs.writer import Layer, merge_bootstraps
+from lazyci.image.rafs.overlay import Layer, merge_bootstraps
 
 __all__ = ["Part", "merge"]
 

@@ -1,26 +1,24 @@
-"""Writes the bootstrap of a whole image from those of its layers.
+"""Writes the bootstrap of a tree, of one layer or of a whole image.
 
 Format and order: RAFS v6 as `nydus-image merge` 2.2.0 writes it, to the byte: nydus-rafs 0.2.2
 (`src/metadata/layout/v6.rs`) for the structures; nydus-rs 2.2.0 (`src/bin/nydus-image/`) for
 where they are put: `core/bootstrap.rs`, `core/node.rs`, `core/context.rs`, and `merge.rs` for the
 blobs. Two things differ: the order of a file's attributes, where it has several, for that tool
-orders them by chance; and directories that would fill their blocks exactly (see `_blocks`).
+orders them by chance; and directories that would fill their blocks exactly (see `blocks_of`).
 """
 
 from __future__ import annotations
 
 import stat
 import struct
-from collections import deque
-from collections.abc import Sequence
 
 from lazyci.errors import ImageError
-from lazyci.image.rafs.overlay import Blobs, Folder, Layer, Leaf, lay_over
-from lazyci.image.rafs.reader import Node, Rafs
+from lazyci.image.rafs.reader import Node
+from lazyci.image.rafs.space import BLOCK, SLOT, Space, blocks_of, is_inline, length_of, up
+from lazyci.image.rafs.tree import Folder, Leaf, Tables
 
-__all__ = ["Layer", "merge_bootstraps"]
+__all__ = ["write_bootstrap"]
 
-_BLOCK, _SLOT = 4096, 32
 # nydus-image merges into extended inodes only.
 _INODE_SIZE = 64
 _PLAIN, _INLINE, _CHUNKED = 0, 2, 4
@@ -61,35 +59,24 @@ _MAX_SIZE = 0x80000000
 _UNSAID = Node(0, stat.S_IFDIR | 0o755, 0, 0, 0, 0)
 
 
-def merge_bootstraps(layers: Sequence[Layer]) -> bytes:
-    """Merge the bootstraps of an image's layers into that of the image.
+def write_bootstrap(root: Folder, tables: Tables) -> bytes:
+    """Write a bootstrap.
 
     Args:
-        layers: The layers, the lowest first.
-
-    Returns:
-        The bootstrap: the tree by the rules of OCI layers, with all blobs that a layer names.
+        root: Its tree, in which what is the writer's was not set before.
+        tables: The blobs and chunks of its files.
 
     Raises:
-        ImageError: A bootstrap is malformed, the layers do not fit together, or they cannot be
-            laid over each other the way engines do it.
+        ImageError: It would be too large, or has what the format cannot hold.
     """
-    if not layers:
-        raise ImageError("an image of no layers has no nydus bootstrap")
-    root = Folder(None)
-    blobs = Blobs(layers)
-    for number, layer in enumerate(layers):
-        rafs = Rafs(layer.bootstrap)
-        blobs.add(layer, rafs)
-        lay_over(root, layer, rafs, number)
-    return _Writer(root, blobs).write()
+    return _Writer(root, tables).write()
 
 
 class _Writer:
-    def __init__(self, root: Folder, blobs: Blobs) -> None:
+    def __init__(self, root: Folder, blobs: Tables) -> None:
         self._root = root
         self._blobs = blobs
-        self._space = _Space()
+        self._space = Space()
         self._chunk_bits = blobs.chunk_size.bit_length() - 1
         # In the order of their inodes; hard links once.
         self._folders: list[Folder] = []
@@ -99,10 +86,10 @@ class _Writer:
     def write(self) -> bytes:
         self._place()
         devices, table = self._blobs.devices(), self._blobs.table()
-        table_at = _up(_DEVICES_AT + len(devices))
+        table_at = up(_DEVICES_AT + len(devices))
         # Without blobs, the inodes' first block is that of the table.
-        base = _up(table_at + len(table)) if table else 0
-        chunks_at = base + _up(self._space.end)
+        base = up(table_at + len(table)) if table else 0
+        chunks_at = base + up(self._space.end)
         if chunks_at > _MAX_SIZE:
             raise ImageError("the merged nydus bootstrap would be too large")
         out = bytearray(chunks_at)
@@ -112,11 +99,11 @@ class _Writer:
             self._write_leaf(out, base, leaf)
         chunks = self._blobs.chunks()
         out += chunks
-        out += bytes(-len(out) % _BLOCK)
+        out += bytes(-len(out) % BLOCK)
         flags = self._blobs.flags | _HAS_XATTR
         _SUPER.pack_into(
-            out, _SUPER_AT, _MAGIC, 0, _COMPATIBLE, _BLOCK_BITS, 0, self._root.offset // _SLOT,
-            self._count, 0, 0, self._blobs.blocks, base // _BLOCK, 0, _INCOMPATIBLE, 0,
+            out, _SUPER_AT, _MAGIC, 0, _COMPATIBLE, _BLOCK_BITS, 0, self._root.offset // SLOT,
+            self._count, 0, 0, self._blobs.blocks, base // BLOCK, 0, _INCOMPATIBLE, 0,
             self._blobs.count, _DEVICES_AT // 128,
         )  # fmt: skip
         _EXTENSION.pack_into(
@@ -130,7 +117,7 @@ class _Writer:
     def _place(self) -> None:
         """Give each inode its place and its number: a directory, what it holds, then the next."""
         space, number = self._space, 1
-        self._root.parent = _BLOCK
+        self._root.parent = BLOCK
         pending = [self._root]
         while pending:
             folder = pending.pop()
@@ -138,15 +125,15 @@ class _Writer:
             folder.xattrs = _pack_xattrs(folder.node)
             below = folder.below
             names = sorted([*below, b".", b".."])
-            folder.blocks = _blocks(names)
-            folder.size = (len(folder.blocks) - 1) * _BLOCK + _length(folder.blocks[-1])
+            folder.blocks = blocks_of(names)
+            folder.size = (len(folder.blocks) - 1) * BLOCK + length_of(folder.blocks[-1])
             folder.offset, folder.start = space.tailed(
                 _INODE_SIZE + len(folder.xattrs), folder.size
             )
             space.align()
             if not folder.number:
                 # Of the root, nydus-image keeps the number in the layer's own bootstrap.
-                folder.number = folder.offset // _SLOT
+                folder.number = folder.offset // SLOT
             inner: list[Folder] = []
             for name in names:
                 child = below.get(name)
@@ -183,13 +170,13 @@ class _Writer:
         node = folder.node or _UNSAID
         at = base + folder.offset
         end = at + _INODE_SIZE + len(folder.xattrs)
-        inline = _is_inline(_INODE_SIZE + len(folder.xattrs), folder.size)
+        inline = is_inline(_INODE_SIZE + len(folder.xattrs), folder.size)
         below = folder.below
         folders = 0
         last = len(folder.blocks) - 1
         pack = _ENTRY.pack_into
         for number, names in enumerate(folder.blocks):
-            start = end if inline and number == last else base + folder.start + number * _BLOCK
+            start = end if inline and number == last else base + folder.start + number * BLOCK
             offset = _ENTRY.size * len(names)
             head = start
             for name in names:
@@ -202,13 +189,13 @@ class _Writer:
                 else:
                     place, kind = child.offset, _DIRECTORY
                     folders += 1
-                pack(out, head, place // _SLOT, offset, kind)
+                pack(out, head, place // SLOT, offset, kind)
                 head += _ENTRY.size
                 offset += len(name)
             out[head : start + offset] = b"".join(names)
         _INODE.pack_into(
             out, at, 1 | (_INLINE if inline else _PLAIN) << 1, _slots(folder.xattrs), node.mode, 0,
-            folder.size, (base + folder.start) // _BLOCK, folder.number, node.uid, node.gid,
+            folder.size, (base + folder.start) // BLOCK, folder.number, node.uid, node.gid,
             node.mtime, 0, 2 + folders,
         )  # fmt: skip
         out[at + _INODE_SIZE : end] = folder.xattrs
@@ -229,8 +216,8 @@ class _Writer:
             start = at + -(-size // 8) * 8
             out[start : start + len(addresses)] = addresses
         elif stat.S_ISLNK(node.mode):
-            union = (base + leaf.start) // _BLOCK
-            inline = _is_inline(size, node.size)
+            union = (base + leaf.start) // BLOCK
+            inline = is_inline(size, node.size)
             layout = _INLINE if inline else _PLAIN
             start = at + size if inline else base + leaf.start
             out[start : start + node.size] = node.content
@@ -240,112 +227,6 @@ class _Writer:
         )  # fmt: skip
         if leaf.xattrs:
             out[at + _INODE_SIZE : at + size] = leaf.xattrs
-
-
-class _Space:
-    """The room for inodes; the first block stays free, so that none has the number 0.
-
-    Attributes:
-        end: Where the room that nothing was taken of begins.
-    """
-
-    def __init__(self) -> None:
-        self.end = _BLOCK
-        # Blocks begun, by how many slots are left at their end; and which of these there are.
-        self._begun: list[deque[int]] = [deque() for _ in range(_BLOCK // _SLOT)]
-        self._some = 0
-
-    def align(self, unit: int = _SLOT) -> None:
-        self.end = -(-self.end // unit) * unit
-
-    def plain(self, size: int) -> int:
-        """Take room for an inode without data."""
-        at = self.end
-        self.end += size
-        return at
-
-    def chunked(self, size: int, chunks: int) -> int:
-        """Take room for an inode and the addresses of chunks behind it."""
-        whole = -(-size // 8) * 8 + chunks * 8
-        return self._take(whole) or self.plain(whole)
-
-    def tailed(self, size: int, length: int) -> tuple[int, int]:
-        """Take room for an inode and its data, whose tail is behind the inode if it fits there.
-
-        Returns:
-            Where the inode is, and where the data's whole blocks are.
-        """
-        if not _is_inline(size, length):
-            at = self._take(size) or self.plain(size)
-            self._next_block()
-            start = self.end
-            self.end += length
-            self.align(_BLOCK)
-            return at, start
-        tail = length % _BLOCK
-        at = self._take(size + tail)
-        if not at:
-            if _BLOCK - self.end % _BLOCK < size + tail:
-                self._next_block()
-            at = self.plain(size + tail)
-        if length != tail:
-            self._next_block()
-        start = self.end
-        self.end += length - tail
-        return at, start
-
-    def _take(self, size: int) -> int:
-        """Take room at the end of a block begun; 0 if there is none."""
-        slots = -(-size // _SLOT)
-        some = self._some >> slots
-        if size >= _BLOCK or not some:
-            return 0
-        left = slots + (some & -some).bit_length() - 1
-        blocks = self._begun[left]
-        at = blocks.popleft() + _BLOCK - left * _SLOT
-        if not blocks:
-            self._some ^= 1 << left
-        self._keep(at + slots * _SLOT)
-        return at
-
-    def _keep(self, at: int) -> None:
-        rest = at % _BLOCK
-        if rest:
-            left = (_BLOCK - rest) // _SLOT
-            self._begun[left].append(at - rest)
-            self._some |= 1 << left
-
-    def _next_block(self) -> None:
-        self._keep(self.end)
-        self.align(_BLOCK)
-
-
-def _is_inline(size: int, length: int) -> bool:
-    return 0 < length % _BLOCK <= _BLOCK - size
-
-
-def _blocks(names: list[bytes]) -> list[list[bytes]]:
-    """The sorted names of a directory's entries, in blocks."""
-    if _length(names) < _BLOCK:
-        return [names]
-    blocks: list[list[bytes]] = [[]]
-    used = 0
-    for name in names:
-        size = len(name) + _ENTRY.size
-        if used + size > _BLOCK:
-            blocks.append([])
-            used = 0
-        blocks[-1].append(name)
-        used += size
-    if used == _BLOCK:
-        # nydusd and nydus-image 2.2.0 (`direct_v6.rs`, `entry_name`) read the last name of such a
-        # directory on into the next block. They write it nonetheless; here it is never full.
-        blocks.append([blocks[-1].pop()])
-    return blocks
-
-
-def _length(names: list[bytes]) -> int:
-    return sum(map(len, names)) + len(names) * _ENTRY.size
 
 
 def _pack_xattrs(node: Node | None) -> bytes:
@@ -370,7 +251,3 @@ def _pack_xattrs(node: Node | None) -> bytes:
 def _slots(xattrs: bytes) -> int:
     """How an inode says the size of its attributes."""
     return (len(xattrs) - len(_XATTR_HEADER)) // 4 + 1 if xattrs else 0
-
-
-def _up(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
