@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from lazyci.errors import ImageError, InputError, PublishError, RegistryError
+from lazyci.image.check.check import unpack_nydus
 from lazyci.image.check.verify import verify
 from lazyci.image.conversion import Conversion, Options, Watch
 from lazyci.image.convert import convert, convert_in
@@ -121,6 +122,8 @@ def test_nydus_variant_is_an_index_of_a_copy_and_a_nydus_manifest(
     assert len(config["rootfs"]["diff_ids"]) == len(config["history"]) == 3
     isolating = repository.blobs[layers[0]["digest"]]
     assert len(isolating) < 1000
+    variant = repository.resolve("1.0-lazy")
+    assert verify(repository, repository, original, variant, unpack=unpack_nydus).ok
 
 
 @pytest.mark.usefixtures("nydus")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -28,7 +29,7 @@ from lazyci.image.rafs.overlay import Layer, merge_bootstraps
 from lazyci.image.rafs.reader import Rafs
 from tests import oracle
 from tests.clients.install import installed
-from tests.test_nydus import CASES, ENTRIES, Entry, build, packed, tar_of, tree_of
+from tests.test_nydus import CASES, ENTRIES, Entry, build, made, packed, tar_of, tree_of
 
 D, F, L, S = tarfile.DIRTYPE, tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE
 SLOW = settings(
@@ -50,9 +51,9 @@ def tool() -> NydusImage:
 def layers_of(
     tool: NydusImage, tars: Sequence[bytes], store: dict[str, bytes], maker: Any = NydusMaker
 ) -> list[Layer]:
-    made = maker(tool)
+    maker_of = made(maker, tool)
     kind = "gzip" if maker is NydusIndexMaker else "none"
-    built = [build(made, packed(tar, kind), store, kind) for tar in tars]
+    built = [build(maker_of, packed(tar, kind), store, kind) for tar in tars]
     return [Part(one.blob, one.bootstrap).layer for one in built]
 
 
@@ -232,14 +233,13 @@ def test_directories_that_fill_a_block(tool: NydusImage, tmp_path: Path) -> None
     entries: list[Entry] = [("./", D, {}), ("d", D, {}), ("e", D, {"mode": 0o700})]
     entries += [(f"d/{name}", F, {"data": b"x"}) for name in FULL]
     tars = [tar_of(entries)]
-    layers = layers_of(tool, tars, {})
+    layers = layers_of(tool, tars, {}, NydusIndexMaker)
     assert fills_blocks(layers[0].bootstrap)
     assert dict(Rafs(by_tool(tool, layers, tmp_path)).walk()).keys() != {*paths_of(layers[0])}
     same(tool, tars, tmp_path)
     merged = merge_bootstraps(layers)
     assert not fills_blocks(merged)
-    source = layers[0].source
-    assert merge_bootstraps([Layer(merged, source, source, layers[0].size)]) == merged
+    assert merge_bootstraps([dataclasses.replace(layers[0], bootstrap=merged)]) == merged
 
 
 @pytest.mark.parametrize("maker", [NydusMaker, NydusIndexMaker])

@@ -81,21 +81,23 @@ def forms(names: Sequence[str], workers: Executor) -> list[Form]:
 
 def _form(name: str, workers: Executor) -> Form:
     if name.startswith("nydus"):
-        return _Nydus(name)
+        return _Nydus(name, workers)
     return _Chunked(name, workers)
 
 
 class _Nydus:
     shares_layers = True
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, workers: Executor) -> None:
         from lazyci.image.nydus.maker import NydusIndexMaker, NydusMaker
         from lazyci.image.nydus.tool import find_nydus_image
 
         self.name = name
-        self._tool = find_nydus_image(os.environ)
-        maker = NydusMaker if name == "nydus" else NydusIndexMaker
-        self._maker = maker(self._tool)
+        self._maker: NydusMaker | NydusIndexMaker
+        if name == "nydus":
+            self._maker = NydusMaker(workers)
+        else:
+            self._maker = NydusIndexMaker(find_nydus_image(os.environ))
         self.settings = self._maker.settings
 
     def builder(self, layer: Descriptor, upload: Upload) -> LayerBuilder:

@@ -32,9 +32,15 @@ _RLE, _RESERVED = 1, 3
 
 
 class Inflater(Protocol):
-    """Unpacks one layer and passes it on in pieces of bounded size."""
+    """Unpacks one layer and passes it on in pieces of bounded size.
+
+    Attributes:
+        total: How many bytes it has passed on.
+        members: How many gzip members have begun.
+    """
 
     total: int
+    members: int
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the layer.
@@ -73,6 +79,7 @@ class _Counted:
         self._sink = sink
         self._limit = limit
         self.total = 0
+        self.members = 0
 
     def _pass(self, data: bytes) -> None:
         self.total += len(data)
@@ -134,6 +141,7 @@ class _Gzip(_Counted):
             self._head = start
             return len(view)
         self._member = isal.isal_zlib.decompressobj(_GZIP)
+        self.members += 1
         self._step = max(_SMALLEST_STEP, size)
         return len(view) - len(start)
 

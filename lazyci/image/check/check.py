@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 
-from lazyci.errors import ImageError, InputError, NotFoundError
+from lazyci.errors import ImageError, NotFoundError
 from lazyci.image.check.compare import WHOLE_SECONDS, Loss, Value
 from lazyci.image.check.verify import Report, verify
 from lazyci.image.manifest import ANNOTATION_ORIGINAL, Content, Descriptor
+from lazyci.image.nydus.manifest import ANNOTATION_REF
 from lazyci.image.nydus.unpack import merged_bootstrap, unpack
+from lazyci.image.nydus.zran import ZranBlob
 from lazyci.image.original import parse_manifest
 from lazyci.image.places import open_image
 from lazyci.image.store import Repository, Sink
 from lazyci.image.variant import ANNOTATION_FORMAT, variant_tag
 
-__all__ = ["check"]
+__all__ = ["check", "unpack_nydus"]
 
 
 # A window of a blob that is read at once, and how many are kept: chunks of small files lie side
@@ -28,12 +31,9 @@ def _before_1970(expected: Value, found: Value) -> bool:
     return isinstance(expected, int) and expected < 0 and found == 0
 
 
-# What nydus-image drops; the tests of the nydus rooms hold each.
-_LOSSES = (
-    WHOLE_SECONDS,
-    Loss("mtime", "times begin in 1970", _before_1970),
-    Loss("hard link of *", "only regular files have hard links"),
-)
+# What the formats drop; the tests of the nydus rooms hold each.
+_NYDUS = (Loss("mtime", "times begin in 1970", _before_1970),)
+_LOSSES = {"nydus": _NYDUS, "nydus-index": (WHOLE_SECONDS, *_NYDUS)}
 
 
 def check(reference: str, variant: str, suffix: str, platforms: Sequence[str]) -> Report:
@@ -63,13 +63,9 @@ def check(reference: str, variant: str, suffix: str, platforms: Sequence[str]) -
             original = source.resolve(found.notes[ANNOTATION_ORIGINAL])
         else:
             found = _variant(target, tag)
-        form = found.notes.get(ANNOTATION_FORMAT)
-        if form == "nydus-index":
-            # Its data is the original's own layers; what stands between is not read back yet.
-            raise InputError("lazyci verify cannot read variants of the format nydus-index yet")
-        losses = _LOSSES if form == "nydus" else ()
+        losses = _LOSSES.get(found.notes.get(ANNOTATION_FORMAT, ""), ())
         return verify(
-            source, target, original, found, unpack=_unpack, losses=losses, platforms=platforms
+            source, target, original, found, unpack=unpack_nydus, losses=losses, platforms=platforms
         )
 
 
@@ -82,13 +78,31 @@ def _variant(target: Repository, tag: str) -> Content:
         ) from None
 
 
-def _unpack(target: Repository, content: Content, sink: Sink) -> None:
+def unpack_nydus(target: Repository, content: Content, sink: Sink) -> None:
     """The tree of a nydus manifest as a tar stream."""
     _, layers = parse_manifest(content)
-    blobs = {layer.digest.partition(":")[2]: layer for layer in layers}
+    windows = _Windows(target, {_hex(layer.digest): layer.size for layer in layers})
+    indexes = {_hex(layer.annotations.get(ANNOTATION_REF, "")): layer for layer in layers}
+    opened: dict[str, ZranBlob] = {}
 
-    windows = _Windows(target, {digest: blob.size for digest, blob in blobs.items()})
-    unpack(merged_bootstrap(target, layers[-1]), windows.read, sink)
+    def indexed(source: str, number: int, size: int) -> bytes:
+        found = opened.get(source)
+        if found is None:
+            index = indexes.get(source)
+            if index is None:
+                raise ImageError(f"the bootstrap names the layer {source[:64]}, the manifest none")
+            windows.add(source)
+            digest = _hex(index.digest)
+            found = opened[source] = ZranBlob(
+                partial(windows.read, digest), index.size, partial(windows.read, source)
+            )
+        return found.chunk(number, size)
+
+    unpack(merged_bootstrap(target, layers[-1]), windows.read, sink, indexed)
+
+
+def _hex(digest: str) -> str:
+    return digest.partition(":")[2]
 
 
 class _Windows:
@@ -98,6 +112,17 @@ class _Windows:
         self._target = target
         self._sizes = sizes
         self._kept: dict[tuple[str, int], bytes] = {}
+
+    def add(self, blob: str) -> None:
+        """Learn the size of one more blob.
+
+        Raises:
+            ImageError: It is not there.
+        """
+        size = self._target.blob_size(f"sha256:{blob}")
+        if size is None:
+            raise ImageError(f"the repository has no blob {blob[:64]}")
+        self._sizes[blob] = size
 
     def read(self, blob: str, start: int, length: int) -> bytes:
         """Bytes of the blob whose digest has this hexadecimal part."""

@@ -9,15 +9,15 @@ archive and the codec alone.
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from lazyci.errors import ImageError
 from lazyci.image.chunked.toc import LANDMARKS, NO_PREFETCH, TOC_NAME, Toc, TocEntry, clean_name
+from lazyci.image.drain import Drain, Rooms
 from lazyci.image.inflate import LIMIT, inflater
 from lazyci.image.manifest import Descriptor
 from lazyci.image.store import BuiltLayer, Upload
@@ -27,7 +27,6 @@ from lazyci.image.tar.reader import TarReader
 __all__ = [
     "CHUNK",
     "END_OF_ARCHIVE",
-    "LOOK_AHEAD",
     "SHARED",
     "UNPACKED_SIZE",
     "ChunkedBuilder",
@@ -41,9 +40,6 @@ UNPACKED_SIZE = "io.containers.estargz.uncompressed-size"
 CHUNK = 4 << 20
 # Small files share a member while their sizes together stay within this.
 SHARED = 128 << 10
-# Bytes of members that may wait for the pool or for the upload.
-LOOK_AHEAD = 20 << 20
-
 # A member without files ends when it has this size.
 _HEADERS = CHUNK + (256 << 10)
 _ROOM = CHUNK + (512 << 10)
@@ -90,7 +86,6 @@ class _Member:
     data: memoryview
     chunks: list[tuple[TocEntry, int, int, _File | None]]
     room: memoryview | None = None  # to be used again
-    result: Future[bytes] | None = None
 
 
 @dataclass(slots=True)
@@ -129,9 +124,11 @@ class ChunkedBuilder:
         self._tar = TarReader(self)
         self._inflater = inflater(compression, self._tar.feed, limit)
         self._written = 0
-        self._buffers = _Buffers()
-        self._drain = _Drain(upload, self._buffers)
-        self._room = self._buffers.take()  # holds the member
+        self._rooms = Rooms(_ROOM)
+        self._upload = upload
+        self._sender = _Sender(upload, self._rooms)
+        self._drain = Drain("layer-drain")
+        self._room = self._rooms.take()  # holds the member
         self._size = 0  # of the member
         self._payload = 0  # bytes of files in the member
         self._chunks: list[tuple[TocEntry, int, int, _File | None]] = []
@@ -150,16 +147,17 @@ class ChunkedBuilder:
         self._tar.finish()
         self._cut()
         self._drain.join()
-        ending = self._codec.end(self._toc.encode(), self._drain.offset)
-        digest, size = self._drain.end(ending)
+        ending = self._codec.end(self._toc.encode(), self._sender.offset)
+        digest, size = self._sender.end(ending)
         annotations = dict(ending.annotations)
         if annotations:
-            annotations[UNPACKED_SIZE] = str(self._drain.unpacked)
+            annotations[UNPACKED_SIZE] = str(self._sender.unpacked)
         blob = Descriptor(self._codec.media_type, digest, size, annotations=annotations)
-        return BuiltLayer(blob, self._drain.diff_id, self._inflater.total)
+        return BuiltLayer(blob, self._sender.diff_id, self._inflater.total)
 
     def abort(self) -> None:
         self._drain.abort()
+        self._upload.abort()
 
     @property
     def obstacle(self) -> str:
@@ -248,29 +246,12 @@ class ChunkedBuilder:
                 member = _Member(memoryview(bytes(self._room[: self._size])), self._chunks)
             else:
                 member = _Member(self._room[: self._size], self._chunks, self._room)
-                self._room = self._buffers.take()
+                self._room = self._rooms.take()
             compress = self._codec.choose(member.data)
-            member.result = self._pool.submit(_compress, member, compress)
-            self._drain.put(member)
+            result = self._pool.submit(_compress, member, compress)
+            self._drain.put(len(member.data), result, partial(self._sender.send, member))
         self._chunks = []
         self._size = self._payload = 0
-
-
-class _Buffers:
-    """Room for large members, used again and again: fresh memory costs time and fragments."""
-
-    def __init__(self) -> None:
-        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-
-    def take(self) -> memoryview:
-        try:
-            return self._free.get_nowait()
-        except queue.Empty:
-            return memoryview(bytearray(_ROOM))
-
-    def give(self, room: memoryview) -> None:
-        if len(room) == _ROOM:
-            self._free.put(room)
 
 
 def _compress(member: _Member, compress: Callable[[memoryview], bytes]) -> bytes:
@@ -282,79 +263,21 @@ def _compress(member: _Member, compress: Callable[[memoryview], bytes]) -> bytes
     return compress(member.data)
 
 
-class _Drain:
-    """Takes members in order, when they are compressed, and sends them."""
+class _Sender:
+    """Sends members, in order, and learns what the whole is."""
 
-    def __init__(self, upload: Upload, buffers: _Buffers) -> None:
+    def __init__(self, upload: Upload, rooms: Rooms) -> None:
         self._upload = upload
-        self._buffers = buffers
-        self._members: queue.SimpleQueue[_Member | None] = queue.SimpleQueue()
-        self._room = threading.Condition()
-        self._waiting = 0
-        self._error: BaseException | None = None
+        self._rooms = rooms
         self._diff = hashlib.sha256()
         self.offset = 0
         self.unpacked = 0
-        self._thread = threading.Thread(target=self._run, name="layer-drain", daemon=True)
-        self._thread.start()
 
     @property
     def diff_id(self) -> str:
         return f"sha256:{self._diff.hexdigest()}"
 
-    def reserve(self, size: int) -> None:
-        """Wait until there is room for a member of this size."""
-        with self._room:
-            self._room.wait_for(
-                lambda: self._error or not self._waiting or self._waiting + size <= LOOK_AHEAD
-            )
-            self._waiting += size
-            if self._error:
-                raise self._error
-
-    def put(self, member: _Member) -> None:
-        self._members.put(member)
-
-    def join(self) -> None:
-        """Wait until all members are sent."""
-        self._members.put(None)
-        self._thread.join()
-        if self._error:
-            raise self._error
-
-    def end(self, ending: Ending) -> tuple[str, int]:
-        self._diff.update(ending.unpacked)
-        self.unpacked += len(ending.unpacked)
-        for start in range(0, len(ending.stored), CHUNK):
-            self._upload.write(memoryview(ending.stored)[start : start + CHUNK])
-        return self._upload.commit()
-
-    def abort(self) -> None:
-        with self._room:
-            self._error = self._error or ImageError("the conversion was stopped")
-            self._room.notify_all()
-        self._members.put(None)
-        self._thread.join()
-        self._upload.abort()
-
-    def _run(self) -> None:
-        while member := self._members.get():
-            assert member.result is not None
-            if self._error:
-                member.result.cancel()
-                continue
-            try:
-                self._send(member, member.result.result())
-            except BaseException as error:
-                with self._room:
-                    self._error = error
-            if member.room is not None:
-                self._buffers.give(member.room)
-            with self._room:
-                self._waiting -= len(member.data)
-                self._room.notify_all()
-
-    def _send(self, member: _Member, stored: bytes) -> None:
+    def send(self, member: _Member, stored: bytes) -> None:
         view = member.data
         self._diff.update(view)
         for row, start, size, file in member.chunks:
@@ -367,3 +290,12 @@ class _Drain:
         self._upload.write(stored)
         self.offset += len(stored)
         self.unpacked += len(view)
+        if member.room is not None:
+            self._rooms.give(member.room)
+
+    def end(self, ending: Ending) -> tuple[str, int]:
+        self._diff.update(ending.unpacked)
+        self.unpacked += len(ending.unpacked)
+        for start in range(0, len(ending.stored), CHUNK):
+            self._upload.write(memoryview(ending.stored)[start : start + CHUNK])
+        return self._upload.commit()

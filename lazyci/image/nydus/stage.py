@@ -9,12 +9,12 @@ import threading
 
 from lazyci.errors import ToolError
 from lazyci.image.nydus.blob import bootstrap_of, toc_digest
+from lazyci.image.nydus.chunks import CHUNK_SIZE
 from lazyci.image.nydus.tool import NydusImage
 from lazyci.image.store import Upload
 
-__all__ = ["CHUNK", "Stage"]
+__all__ = ["Stage"]
 
-CHUNK = 1 << 20
 _PIPE = 1 << 20
 # The end of a blob that may be in pipes when the last byte of the layer is written.
 _UNDERWAY = 16 << 20
@@ -23,7 +23,7 @@ _OPTIONS = (
     "--fs-version=6",
     "--blob-inline-meta",
     "--features=blob-toc",
-    f"--chunk-size=0x{CHUNK:x}",
+    f"--chunk-size=0x{CHUNK_SIZE:x}",
     "--whiteout-spec=oci",
     "--prefetch-policy=none",
 )

@@ -50,6 +50,7 @@ class Blob:
     chunks: int
     compressor: int
     digester: int
+    features: int
     compressed: int
 
 
@@ -59,6 +60,7 @@ class Chunk:
 
     digest: bytes
     blob: int
+    index: int
     offset: int
     size: int
     unpacked: int
@@ -79,6 +81,7 @@ class Node:
     content: bytes = b""
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     data: int = 0
+    mtime_ns: int = 0
 
     @property
     def is_directory(self) -> bool:
@@ -148,10 +151,10 @@ class Rafs:
         if self._chunks is None:
             self._chunks = {}
             for number in range(self._chunk_count):
-                digest, blob, flags, packed, unpacked, at, offset, _, _ = self._unpack(
+                digest, blob, flags, packed, unpacked, at, offset, _, index = self._unpack(
                     _CHUNK, self._chunks_at + number * _CHUNK.size
                 )
-                chunk = Chunk(digest, blob, at, packed, unpacked, bool(flags & 1))
+                chunk = Chunk(digest, blob, index, at, packed, unpacked, bool(flags & 1))
                 self._chunks[blob, offset] = chunk
         return self._chunks
 
@@ -163,13 +166,14 @@ class Rafs:
 
     def _blob(self, number: int) -> Blob:
         values = self._unpack(_BLOB, self._blobs_at + number * _BLOB_SIZE)
-        name, _, chunk_size, chunks, compressor, digester, _, compressed, _ = values
+        name, _, chunk_size, chunks, compressor, digester, features, compressed, _ = values
         return Blob(
             name.rstrip(b"\0").decode(errors="replace"),
             chunk_size,
             chunks,
             compressor,
             digester,
+            features,
             compressed,
         )
 
@@ -178,13 +182,15 @@ class Rafs:
         if at < 0 or at + 32 > len(self._data):
             raise ImageError("the nydus bootstrap points out of itself")
         if self._data[at] & 1:
-            form, xattrs, mode, size, union, _, uid, gid, mtime, _, _ = self._unpack(_EXTENDED, at)
+            (form, xattrs, mode, size, union, _, uid, gid, mtime, fraction, _) = self._unpack(
+                _EXTENDED, at
+            )
             end = at + _EXTENDED.size
         else:
             form, xattrs, mode, _, size, union, _, uid, gid = self._unpack(_COMPACT, at)
-            mtime = 0
+            mtime = fraction = 0
             end = at + _COMPACT.size
-        node = Node(number, mode, uid, gid, mtime, size)
+        node = Node(number, mode, uid, gid, mtime, size, mtime_ns=fraction)
         if xattrs:
             length = 12 + (xattrs - 1) * 4
             node.xattrs = self._xattrs(end + 12, end + length)

@@ -196,7 +196,7 @@ class _Writer:
         _INODE.pack_into(
             out, at, 1 | (_INLINE if inline else _PLAIN) << 1, _slots(folder.xattrs), node.mode, 0,
             folder.size, (base + folder.start) // BLOCK, folder.number, node.uid, node.gid,
-            node.mtime, 0, 2 + folders,
+            node.mtime, node.mtime_ns, 2 + folders,
         )  # fmt: skip
         out[at + _INODE_SIZE : end] = folder.xattrs
 
@@ -223,7 +223,7 @@ class _Writer:
             out[start : start + node.size] = node.content
         _INODE.pack_into(
             out, at, 1 | layout << 1, _slots(leaf.xattrs), node.mode, 0, node.size, union,
-            leaf.number, node.uid, node.gid, node.mtime, 0, leaf.links,
+            leaf.number, node.uid, node.gid, node.mtime, node.mtime_ns, leaf.links,
         )  # fmt: skip
         if leaf.xattrs:
             out[at + _INODE_SIZE : at + size] = leaf.xattrs
