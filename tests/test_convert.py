@@ -158,6 +158,19 @@ def test_every_platform_and_what_is_no_image(repository: MemoryRepository) -> No
     assert len(result.layers) == 3  # The base once.
 
 
+def test_entries_without_a_platform_get_one(repository: MemoryRepository) -> None:
+    """nydus-snapshotter ends when it looks at one that has none."""
+    image = push_image(repository, [TOP], architecture="amd64")
+    original = push_index(repository, [("amd64", image)], "1.0", attestation=True)
+    index = json.loads(original.body)
+    del index["manifests"][1]["platform"]
+    repository.push_manifest(json.dumps(index).encode(), OCI_INDEX, "1.0")
+    run(repository)
+    entry = document(repository, "1.0-lazy")["manifests"][1]
+    unknown = {"architecture": "unknown", "os": "unknown"}
+    assert entry == {**index["manifests"][1], "platform": unknown}
+
+
 def test_one_platform_leaves_the_others_as_they_are(repository: MemoryRepository) -> None:
     images = [
         (architecture, push_image(repository, [layer], architecture=architecture))

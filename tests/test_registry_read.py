@@ -29,6 +29,7 @@ from lazyci.image.manifest import (
     Descriptor,
     digest_of,
 )
+from lazyci.image.registry import ahead
 from lazyci.image.registry.exchange import Timeouts
 from lazyci.image.registry.repository import RegistryRepository
 from lazyci.image.store import Repository
@@ -177,6 +178,56 @@ def test_a_slow_sink_is_no_stall() -> None:
 
 def test_a_registry_that_ignores_ranges_sends_no_byte_twice() -> None:
     assert read(once(broken, lambda call: call.reply(200, BLOB)))[0] == BLOB
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One connection counts as too slow as soon as it has brought something."""
+    monkeypatch.setattr(ahead, "WINDOW", 700_000)
+    monkeypatch.setattr(ahead.Pace, "slow", lambda self, left: left > 0)
+
+
+def window(call: Call, data: bytes = BLOB) -> None:
+    first, _, last = call.header("Range").removeprefix("bytes=").partition("-")
+    if not last:
+        rest(call)
+        return
+    part = data[int(first) : int(last) + 1]
+    call.reply(206, part, Content_Range=f"bytes {first}-{last}/{len(data)}")
+
+
+@pytest.mark.usefixtures("slow")
+def test_windows_side_by_side() -> None:
+    data, calls = read(window)
+    assert data == BLOB
+    assert len(calls) > 4
+
+
+@pytest.mark.usefixtures("slow")
+def test_windows_of_a_registry_that_ignores_ranges() -> None:
+    data, calls = read(lambda call: call.reply(200, BLOB))
+    assert data == BLOB
+    # The first transfer, what was tried at once, and one that brought all.
+    assert len(calls) <= 2 + ahead.AHEAD
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda call: window(call, bytes(len(BLOB))), "has the digest"),
+        (lambda call: window(call, BLOB + b"!"), f"the registry has {len(BLOB) + 1}"),
+        (lambda call: call.reply(403), "403"),
+    ],
+)
+def test_wrong_windows(other: Script, message: str) -> None:
+    with pytest.raises((ImageError, AuthError), match=message):
+        read(once(rest, other))
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_window_that_fails_once() -> None:
+    assert read(once(rest, once(lambda call: call.reply(500), window)), faked=FakeTime())[0] == BLOB
 
 
 def test_other_bytes_at_the_second_read() -> None:

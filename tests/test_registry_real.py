@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from lazyci.image.manifest import (
     digest_of,
 )
 from lazyci.image.registry import open_repository
+from lazyci.image.registry.ahead import Pace
 from lazyci.image.registry.clock import Clock
 from lazyci.image.registry.exchange import Timeouts
 from lazyci.image.registry.name import parse
 from lazyci.image.registry.opening import open_name
 from lazyci.image.registry.repository import RegistryRepository
-from tests.servers import PASSWORD, USER, registry, toxiproxy
+from tests.servers import PASSWORD, USER, Proxy, registry, toxiproxy
 
 MIB = 1 << 20
 
@@ -202,3 +204,63 @@ def test_an_upload_that_is_dropped_leaves_nothing(tmp_path: Path) -> None:
         upload.abort()
         repository.close()
     assert not list(tmp_path.rglob("_uploads/*/data"))
+
+
+@pytest.fixture
+def proxied(tmp_path: Path, host: str) -> Iterator[tuple[Proxy, str]]:
+    with toxiproxy(tmp_path) as api:
+        proxy = api.add(host)
+        yield proxy, proxy.address
+
+
+def test_a_slow_connection_gets_company(
+    host: str, proxied: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection has 30 MB/s: several take the blob in a fraction of one's time."""
+    data = os.urandom(150 * MIB)
+    blob = push(chunked(host), data)
+    proxy, address = proxied
+    proxy.toxic("bandwidth", rate=30_000)
+    repository = open_name(parse(f"{address}/team/app"))
+    began = time.monotonic()
+    assert whole(repository, blob) == data
+    several = time.monotonic() - began
+    monkeypatch.setattr(Pace, "slow", lambda self, left: False)
+    began = time.monotonic()
+    assert whole(repository, blob) == data
+    assert several < 0.6 * (time.monotonic() - began)
+
+
+def test_windows_that_break_are_read_again(host: str, proxied: tuple[Proxy, str]) -> None:
+    data = os.urandom(90 * MIB)
+    blob = push(chunked(host), data)
+    proxy, address = proxied
+    # Each connection ends after 11 MB, in the middle of a window.
+    proxy.toxic("bandwidth", rate=40_000)
+    proxy.toxic("limit_data", bytes=27_000_000)
+    repository = open_name(
+        parse(f"{address}/team/app"), clock=Clock(sleep=lambda seconds, ended: None)
+    )
+    threads = threading.active_count()
+    assert whole(repository, blob) == data
+    assert threading.active_count() == threads
+
+
+def test_what_the_taker_says_ends_it(host: str, proxied: tuple[Proxy, str]) -> None:
+    data = os.urandom(90 * MIB)
+    blob = push(chunked(host), data)
+    proxy, address = proxied
+    proxy.toxic("bandwidth", rate=40_000)
+    repository = open_name(parse(f"{address}/team/app"))
+    taken = 0
+
+    def take(piece: bytes) -> None:
+        nonlocal taken
+        taken += len(piece)
+        if taken > 60 * MIB:
+            raise ImageError("full")
+
+    threads = threading.active_count()
+    with pytest.raises(ImageError, match="full"):
+        repository.read_blob(blob, take)
+    assert threading.active_count() == threads

@@ -54,6 +54,8 @@ ANNOTATION_KEY = "dev.lazyci.key"
 FORMATS = ("nydus", "nydus-index", "estargz", "zstdchunked")
 # Raised when the shape of variants changes, so that older ones count as other ones.
 _SHAPE = 1
+# As BuildKit describes what is no image.
+_UNKNOWN = {"architecture": "unknown", "os": "unknown"}
 _DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 # The longest tag by the distribution specification.
 _MAX_TAG = 128
@@ -187,7 +189,12 @@ def index_of(
         document = msgspec.json.decode(original.content.body)
     others = {other.digest for other in original.others}
     # As they were written: descriptors may hold more than lazyci knows.
-    kept = [entry for entry in document.get("manifests", []) if entry["digest"] in others]
+    # Without a platform an entry would end nydus-snapshotter, which looks at that of each.
+    kept = [
+        {**entry, "platform": entry.get("platform") or _UNKNOWN}
+        for entry in document.get("manifests", [])
+        if entry["digest"] in others
+    ]
     document["mediaType"] = OCI_INDEX
     document["manifests"] = [*map(_plain, entries), *kept]
     _annotated(document, annotations)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
+import time
 
 from lazyci.errors import ImageError, RegistryError
 from lazyci.image.manifest import Descriptor, check_digest
+from lazyci.image.registry.ahead import Pace, read_ahead
 from lazyci.image.registry.answers import Answer, described
 from lazyci.image.registry.clock import BrokenError
 from lazyci.image.registry.session import Session
@@ -19,6 +22,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _IDENTITY = "Accept-Encoding: identity"
 _MAX_RANGE = 256 << 20
 _BULK = 4 << 20
+_PIECE = 1 << 20
 
 
 def read_blob(
@@ -29,6 +33,9 @@ def read_blob(
     backoff = session.backoff()
     while reader.passed < blob.size or not reader.begun:
         try:
+            if reader.is_slow:
+                _read_ahead(session, path, scopes, blob, reader)
+                break
             answer = session.send(
                 "GET",
                 path,
@@ -39,9 +46,26 @@ def read_blob(
                 bulk=blob.size >= _BULK,
             )
             _check_whole(answer, reader.passed == blob.size)
+        except _SlowError:
+            reader.is_slow = True
+        except _NoRangesError:
+            reader.is_slow, reader.pace = False, None
         except BrokenError as error:
             backoff.wait(error, reader.passed)
     reader.end()
+
+
+def _read_ahead(
+    session: Session, path: str, scopes: tuple[str, ...], blob: Descriptor, reader: _BlobReader
+) -> None:
+    def read(start: int, end: int, stop: threading.Event) -> bytearray:
+        return _read_part(session, path, scopes, blob, start, end, stop, must_be_part=True)
+
+    def take(data: bytes | bytearray) -> None:
+        for at in range(0, len(data), _PIECE):
+            reader.take(bytes(memoryview(data)[at : at + _PIECE]))
+
+    read_ahead(reader.passed, blob.size, read, take)
 
 
 class _BlobReader:
@@ -54,6 +78,8 @@ class _BlobReader:
         self._skip = 0
         self.passed = 0
         self.begun = False
+        self.is_slow = False
+        self.pace: Pace | None = Pace(time.monotonic)
 
     def range(self) -> list[str]:
         return [f"Range: bytes={self.passed}-"] if self.passed else []
@@ -74,6 +100,14 @@ class _BlobReader:
         self.begun = True
         return self._take
 
+    def take(self, data: bytes) -> None:
+        """Pass on the next bytes."""
+        if self.passed + len(data) > self._blob.size:
+            raise self._wrong("the registry sends more bytes")
+        self._hasher.update(data)
+        self.passed += len(data)
+        self._sink(data)
+
     def _take(self, data: bytes) -> None:
         if self._skip:
             skipped = min(self._skip, len(data))
@@ -81,11 +115,12 @@ class _BlobReader:
             data = data[skipped:]
             if not data:
                 return
-        if self.passed + len(data) > self._blob.size:
-            raise self._wrong("the registry sends more bytes")
-        self._hasher.update(data)
-        self.passed += len(data)
-        self._sink(data)
+        began = time.monotonic()
+        self.take(data)
+        if self.pace is not None:
+            self.pace.took(len(data), time.monotonic() - began)
+            if self.pace.slow(self._blob.size - self.passed):
+                raise _SlowError
 
     def end(self) -> None:
         found = self._hasher.hexdigest()
@@ -105,9 +140,23 @@ def read_range(
         return b""
     if end - start > _MAX_RANGE:
         raise ImageError(f"{end - start} bytes of {blob.digest}: {_MAX_RANGE} can be read at once")
-    backoff = session.backoff()
+    return bytes(_read_part(session, path, scopes, blob, start, end, None))
+
+
+def _read_part(
+    session: Session,
+    path: str,
+    scopes: tuple[str, ...],
+    blob: Descriptor,
+    start: int,
+    end: int,
+    stop: threading.Event | None,
+    *,
+    must_be_part: bool = False,
+) -> bytearray:
+    backoff = session.backoff(stop)
     while True:
-        part = _RangeReader(blob, start, end)
+        part = _RangeReader(blob, start, end, must_be_part=must_be_part)
         try:
             answer = session.send(
                 "GET",
@@ -116,13 +165,16 @@ def read_range(
                 headers=[_IDENTITY, f"Range: bytes={start}-{end - 1}"],
                 receive=part.begin,
                 tries=1,
+                stop=stop,
                 bulk=end - start >= _BULK,
             )
-            _check_whole(answer, False)
+            _check_whole(answer, part.is_whole)
         except _EnoughError:
-            return bytes(part.data)
+            pass
         except BrokenError as error:
             backoff.wait(error)
+            continue
+        return part.data
 
 
 def _check_whole(answer: Answer, whole: bool) -> None:
@@ -136,9 +188,21 @@ class _EnoughError(Exception):
     """All that was asked for has come; the rest of the answer is not needed."""
 
 
+class _SlowError(Exception):
+    """One connection is slower than what takes the bytes."""
+
+
+class _NoRangesError(Exception):
+    """The registry gives the whole blob for a part of it."""
+
+
 class _RangeReader:
-    def __init__(self, blob: Descriptor, start: int, end: int) -> None:
+    def __init__(
+        self, blob: Descriptor, start: int, end: int, *, must_be_part: bool = False
+    ) -> None:
         self._blob = blob
+        self._must_be_part = must_be_part
+        self._is_more = False
         self._start, self._wanted = start, end - start
         self._skip = 0
         self.data = bytearray()
@@ -150,8 +214,11 @@ class _RangeReader:
                 raise RegistryError(
                     f"{described('GET', answer.url)}: asked for byte {self._start}, got {start}"
                 )
+        elif self._must_be_part:
+            raise _NoRangesError
         else:
             self._skip, total = self._start, answer.length
+            self._is_more = True
         if total is not None and total != self._blob.size:
             raise ImageError(
                 f"blob {self._blob.digest} of {self._blob.size} bytes: the registry has {total}"
@@ -161,9 +228,15 @@ class _RangeReader:
     def _take(self, data: bytes) -> None:
         skipped = min(self._skip, len(data))
         self._skip -= skipped
-        self.data += data[skipped : skipped + self._wanted - len(self.data)]
-        if len(self.data) == self._wanted:
+        missing = self._wanted - len(self.data)
+        self.data += data[skipped : skipped + missing]
+        # An answer that ends by itself leaves a connection that can be used again.
+        if self.is_whole and (self._is_more or len(data) - skipped > missing):
             raise _EnoughError
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.data) == self._wanted
 
 
 def size_by_range(session: Session, path: str, scopes: tuple[str, ...]) -> int | None:
