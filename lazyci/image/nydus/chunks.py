@@ -25,7 +25,8 @@ from lazyci.image.store import Upload
 __all__ = ["CHUNK_SIZE", "LEVEL", "ZSTD", "ChunkWriter"]
 
 CHUNK_SIZE = 1 << 20
-LEVEL = 3
+# Of zstd. nydus-image's 3 takes a quarter more time for chunks 1.3 % smaller (CUDA libraries).
+LEVEL = 2
 ZSTD = 3  # compress::Algorithm, nydus-utils 0.4.1
 _BLAKE3 = 0  # digest::Algorithm
 _BLOCK = 4096

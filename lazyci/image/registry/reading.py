@@ -29,12 +29,16 @@ def read_blob(
     session: Session, path: str, scopes: tuple[str, ...], blob: Descriptor, sink: Sink
 ) -> None:
     """Pass a blob on; see `Repository.read_blob`."""
-    reader = _BlobReader(blob, sink)
+    reader = _BlobReader(blob, sink, session.ahead)
     backoff = session.backoff()
     while reader.passed < blob.size or not reader.begun:
         try:
             if reader.is_slow:
-                _read_ahead(session, path, scopes, blob, reader)
+                reader.is_slow = False
+                try:
+                    _read_ahead(session, path, scopes, blob, reader)
+                finally:
+                    session.ahead.release()
                 break
             answer = session.send(
                 "GET",
@@ -49,7 +53,7 @@ def read_blob(
         except _SlowError:
             reader.is_slow = True
         except _NoRangesError:
-            reader.is_slow, reader.pace = False, None
+            reader.pace = None
         except BrokenError as error:
             backoff.wait(error, reader.passed)
     reader.end()
@@ -71,9 +75,10 @@ def _read_ahead(
 class _BlobReader:
     """What has been passed on of a blob, over all its transfers."""
 
-    def __init__(self, blob: Descriptor, sink: Sink) -> None:
+    def __init__(self, blob: Descriptor, sink: Sink, ahead: threading.Semaphore) -> None:
         self._blob = blob
         self._sink = sink
+        self._ahead = ahead
         self._hasher = hashlib.new(check_digest(blob.digest).partition(":")[0])
         self._skip = 0
         self.passed = 0
@@ -119,7 +124,8 @@ class _BlobReader:
         self.take(data)
         if self.pace is not None:
             self.pace.took(len(data), time.monotonic() - began)
-            if self.pace.slow(self._blob.size - self.passed):
+            is_slow = self.pace.slow(self._blob.size - self.passed)
+            if is_slow and self._ahead.acquire(blocking=False):
                 raise _SlowError
 
     def end(self) -> None:

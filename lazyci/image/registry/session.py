@@ -87,6 +87,8 @@ class Session:
         self._transport = transport
         self._auth = Auth(base, login, self._fetch, clock)
         self._advice = advice
+        # One blob at a time is read over several connections: each of them takes memory.
+        self.ahead = threading.Semaphore(1)
 
     def send(
         self,
