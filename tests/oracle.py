@@ -90,6 +90,9 @@ def add(tree: Tree, seen: set[str], path: str, info: tarfile.TarInfo, data: byte
         if target not in seen or target not in tree or tree[target].kind == "5":
             raise RefusedError(info.linkname)
         node = tree[target]
+        said = node_of(info, b"")
+        node.meta = (node.meta[0] if node.kind == "2" else said.meta[0], *said.meta[1:])
+        node.xattrs = {**node.xattrs, **said.xattrs}
     else:
         node = node_of(info, data)
     if path in tree and not (node.kind == "5" and tree[path].kind == "5"):
@@ -108,7 +111,7 @@ def node_of(info: tarfile.TarInfo, data: bytes) -> Node:
     content: Any = {"0": data, "2": info.linkname}.get(kind)
     if kind in "34":
         content = (info.devmajor, info.devminor)
-    meta = (info.mode & 0o7777, info.uid, info.gid, int(info.mtime // 1))
+    meta = (0o777 if kind == "2" else info.mode & 0o7777, info.uid, info.gid, int(info.mtime // 1))
     return Node(kind, meta, xattrs, content)
 
 

@@ -82,7 +82,9 @@ class Node:
 
     def take_attributes(self, other: Node) -> None:
         """Take owner, mode, time and extended attributes over; earlier attributes stay."""
-        self.mode, self.uid, self.gid = other.mode, other.uid, other.gid
+        self.uid, self.gid = other.uid, other.gid
+        if self.kind != SYMLINK:
+            self.mode = other.mode
         self.mtime = other.mtime
         if other.xattrs:
             self.xattrs = {**(self.xattrs or {}), **other.xattrs}

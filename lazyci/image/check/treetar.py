@@ -254,7 +254,8 @@ def _node(info: tarfile.TarInfo) -> Node:
         raise ImageError(f"{info.name[:200]!a} has the size {info.size}")
     node = Node(
         kind,
-        mode=info.mode & 0o7777,
+        # Linux knows no modes of symbolic links.
+        mode=0o777 if kind == SYMLINK else info.mode & 0o7777,
         uid=info.uid,
         gid=info.gid,
         mtime=_nanoseconds(records["mtime"]) if "mtime" in records else int(info.mtime) * 10**9,

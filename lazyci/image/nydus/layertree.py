@@ -52,7 +52,7 @@ class LayerTree:
         if not name:
             raise ImageError("the layer's root is no directory")
         inside = self._folder(above)
-        leaf = self._target(entry) if entry.type == "hardlink" else Leaf(node, 0)
+        leaf = self._linked(entry, node) if entry.type == "hardlink" else Leaf(node, 0)
         if name in inside.below:
             self.is_plain = False
             self._last = (b"", self.root)
@@ -87,7 +87,10 @@ class LayerTree:
         inside = self._folder(above)
         old = inside.below.get(name)
         if isinstance(old, Folder):
-            self.is_plain &= old.node is not None and _said(old.node) == _said(node)
+            before = old.node
+            self.is_plain &= (
+                before is not None and _said(before) == _said(node) and before.xattrs == node.xattrs
+            )
             old.node = node
             return
         folder = inside.below[name] = Folder(node)
@@ -106,6 +109,22 @@ class LayerTree:
             self.is_plain &= name not in inside.below
             inside.below[name] = Leaf(_mark(), 0)
 
+    def _linked(self, entry: Entry, said: Node) -> Leaf:
+        """The file that a hard link is one more name of; the link's header describes it anew."""
+        leaf = self._target(entry)
+        node = leaf.node
+        self.is_plain &= stat.S_ISREG(node.mode) and _said(node) == _said(said)
+        if not stat.S_ISLNK(node.mode):
+            node.mode = stat.S_IFMT(node.mode) | said.mode & 0o7777
+        node.uid, node.gid, node.mtime, node.mtime_ns = (
+            said.uid,
+            said.gid,
+            said.mtime,
+            said.mtime_ns,
+        )
+        node.xattrs = {**node.xattrs, **said.xattrs}
+        return leaf
+
     def _target(self, entry: Entry) -> Leaf:
         path = path_of(entry.linkname)
         above, _, name = path.rpartition(b"/")
@@ -119,7 +138,6 @@ class LayerTree:
                 " earlier file of the same layer",
                 hint=_OTHER_FORMAT,
             )
-        self.is_plain &= stat.S_ISREG(leaf.node.mode)
         return leaf
 
 
@@ -133,4 +151,4 @@ def _mark() -> Node:
 
 
 def _said(node: Node) -> tuple[object, ...]:
-    return node.mode, node.uid, node.gid, node.mtime, node.xattrs
+    return node.mode, node.uid, node.gid, node.mtime

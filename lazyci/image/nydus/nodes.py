@@ -39,7 +39,8 @@ def node_of(entry: Entry, number: int) -> Node:
     if not (0 <= entry.uid <= _LAST_OWNER and 0 <= entry.gid <= _LAST_OWNER):
         raise ImageError(f"{shown}: its owner {entry.uid}:{entry.gid} is none")
     kind = _TYPES[entry.type]
-    mode = kind | entry.mode & 0o7777
+    # Linux knows no modes of symbolic links.
+    mode = kind | (0o777 if kind == stat.S_IFLNK else entry.mode & 0o7777)
     node = Node(number, mode, entry.uid, entry.gid, entry.mtime, entry.size)
     node.mtime_ns = entry.mtime_ns
     if entry.mtime < 0:
