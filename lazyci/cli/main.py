@@ -25,6 +25,7 @@ _COMMANDS = {
     "verify": "Check that a lazy variant is the same file system as its original.",
     "prune": "Remove lazy variants and records that nothing needs any more.",
     "pull": "Pull an image.",
+    "agent": "The files that make an agent load images lazily.",
     "config": "The schema of lazyci.yaml, and a check of the file.",
 }
 

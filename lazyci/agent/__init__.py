@@ -1,0 +1,1 @@
+"""On the test agent: a reference becomes a running container, lazily or not."""
