@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 EXAMPLE := pipelines/buildkite-vllm
 
-.PHONY: help setup demo test check format docs lock bench bench-convert clients clean
+.PHONY: help setup demo test e2e check format docs lock bench bench-convert clients clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,9 @@ demo: setup  ## Show what lazyci does to a pipeline like vLLM's
 
 test: setup check  ## Run all checks and tests
 	$(BIN)/pytest -q
+
+e2e: setup clients  ## Run the tests on real agents (Linux, root, debootstrap; builds them once)
+	$(BIN)/pytest -q --override-ini addopts="-ra --strict-markers" tests/e2e
 
 check: setup  ## Lint, types, and docs and examples in step with the code
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Tests on real agents: `make e2e` (Linux, root)."""
