@@ -17,6 +17,7 @@ from lazyci.cli import main as cli
 from lazyci.config import find_settings, json_schema, load_settings
 from lazyci.errors import exit_codes
 from lazyci.pipeline import rewrite
+from lazyci.sample import MEANING, Rung
 
 ROOT = Path(__file__).resolve().parent.parent
 _GENERATED = "<!-- Made by docs/sync.py from the code; change it there. -->"
@@ -81,6 +82,17 @@ def configuration_page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def rungs_page() -> str:
+    """The table of the pull ladder's rungs."""
+    rows = "\n".join(f"| `{rung.value}` | {MEANING[rung]} |" for rung in Rung)
+    return (
+        f"# The rungs of the pull ladder\n\n{_GENERATED}\n\n"
+        "`lazyci pull` names the rung that served on standard error, and in its sample. All but\n"
+        "the first three are the regular pull.\n\n"
+        f"| rung | meaning |\n|---|---|\n{rows}\n"
+    )
+
+
 def exit_codes_page() -> str:
     """The table of exit codes."""
     rows = "\n".join(f"| {code} | {meaning} |" for code, meaning in exit_codes().items())
@@ -107,6 +119,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs" / "commands.md", cli_page()
     yield ROOT / "docs" / "configuration.md", configuration_page()
     yield ROOT / "docs" / "exit-codes.md", exit_codes_page()
+    yield ROOT / "docs" / "rungs.md", rungs_page()
     schema = json.dumps(json_schema(), indent=2) + "\n"
     yield ROOT / "lazyci" / "lazyci.schema.json", schema
     yield from examples()

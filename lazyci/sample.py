@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Rung", "Sample", "append_sample", "samples_file"]
+__all__ = ["MEANING", "Rung", "Sample", "append_sample", "samples_file"]
 
 VERSION = 1
 
 
 class Rung(str, Enum):
-    """Which rung of the ladder served a pull."""
+    """Which rung of the ladder served a pull; `MEANING` says what each means."""
 
     LAZY = "lazy"
     NOT_LAZY = "pulled-but-not-lazy"
@@ -31,7 +31,6 @@ class Rung(str, Enum):
     NO_VARIANT = "variant-missing"
     STALE = "variant-stale"
     FOREIGN = "variant-of-another-format"
-    LOCAL = "mostly-local"
     FAILED = "lazy-pull-failed"
     TIMEOUT = "lazy-pull-timed-out"
     BROKEN = "lazyci-failed"
@@ -40,6 +39,24 @@ class Rung(str, Enum):
     def is_lazy(self) -> bool:
         """Whether the image was not downloaded before its start."""
         return self is Rung.LAZY
+
+
+MEANING = {
+    Rung.LAZY: "the variant was pulled, and its layers are still in the registry",
+    Rung.NOT_LAZY: "the variant was pulled, but the engine downloaded its layers",
+    Rung.PRESENT: "with `--if-missing`: the image was there, and nothing was pulled",
+    Rung.OFF: "`LAZYCI=off`",
+    Rung.OPTIONS: "options of `docker pull` that no lazy pull has, or an image by digest",
+    Rung.NO_ENGINE: "the daemon does not answer, or is at an address that lazyci does not speak to",
+    Rung.ENGINE: "the daemon's storage driver is no snapshotter that loads lazily",
+    Rung.NO_LOOKUP: "the registry could not be asked for the variant",
+    Rung.NO_VARIANT: "there is no variant, nor one under way that is worth waiting for",
+    Rung.STALE: "the variant is of another image than the tag is now",
+    Rung.FOREIGN: "the variant's format is not the one that this agent loads lazily",
+    Rung.FAILED: "the lazy pull ended with an error",
+    Rung.TIMEOUT: "the lazy pull took too long",
+    Rung.BROKEN: "lazyci itself failed; please report it",
+}
 
 
 class Sample(msgspec.Struct, kw_only=True, omit_defaults=True):
