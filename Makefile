@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 EXAMPLE := pipelines/buildkite-vllm
 
-.PHONY: help setup demo test e2e check format docs lock bench bench-convert clients clean
+.PHONY: help setup demo test e2e check format docs lock bench bench-convert bench-start clients clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,9 @@ bench: setup  ## Measure the rewriting beside a bare load of the same file
 
 bench-convert: setup  ## Measure conversion beside the regular pull and peers (root; about 30 minutes)
 	$(BIN)/python tests/bench_convert.py --peers 1 $(ARGS)
+
+bench-start: setup  ## Measure cold starts, lazily and not (root; about 8 minutes)
+	$(BIN)/python tests/bench_start.py $(ARGS)
 
 clients:  ## Build the real clients that the tests use (needs Go and cargo); without them those tests skip
 	$(PYTHON) tests/clients/install.py
