@@ -87,7 +87,7 @@ def add(tree: Tree, seen: set[str], path: str, info: tarfile.TarInfo, data: byte
     parents(tree, seen, path)
     if info.islnk():
         target = path_of(info.linkname)
-        if target not in seen or target not in tree or tree[target].kind == "5":
+        if target == path or target not in seen or target not in tree or tree[target].kind == "5":
             raise RefusedError(info.linkname)
         node = tree[target]
         said = node_of(info, b"")

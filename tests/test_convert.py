@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -414,3 +416,74 @@ def test_nydus_variant_elsewhere_takes_its_layers_along(tmp_path: Path) -> None:
         manifest = json.loads(out.resolve(entry["digest"]).body)
         for blob in (manifest["config"], *manifest["layers"]):
             assert out.blob_size(blob["digest"]) == blob["size"]
+
+
+def test_an_image_of_somebody_else_is_not_replaced(repository: MemoryRepository) -> None:
+    push_image(repository, [BASE, TOP], "1.0")
+    own = push_image(repository, [BASE], "1.0-lazy")
+    with pytest.raises(PublishError, match="lazyci did not make"):
+        run(repository)
+    assert repository.resolve("1.0-lazy").digest == own.digest
+
+
+def test_in_place_and_elsewhere_exclude_each_other() -> None:
+    options = Options(in_place=True, destination="registry.example/b:1")
+    with pytest.raises(InputError, match="not both"):
+        convert("registry.example/a:1", options, Watch())
+
+
+@pytest.mark.parametrize("suffix", ["", "-" * 41, "-l/zy", "+x"])
+def test_suffixes_that_are_none(repository: MemoryRepository, suffix: str) -> None:
+    push_image(repository, [TOP], "1.0")
+    with pytest.raises(InputError, match="suffix"):
+        run(repository, suffix=suffix)
+
+
+def test_too_many_layers_are_refused_before_the_work(repository: MemoryRepository) -> None:
+    push_image(repository, [layer_of({"a": b"%d" % number}) for number in range(255)], "1.0")
+    with pytest.raises(ImageError, match="255 different layers"):
+        run(repository, formats=("nydus",))
+    assert repository.tagged.keys() == {"1.0"}
+
+
+def test_an_error_names_the_layer(repository: MemoryRepository) -> None:
+    push_image(repository, [BASE, b"x" * 600], "1.0")
+    with pytest.raises(ImageError, match=r"^layer sha256:[0-9a-f]{64}: "):
+        run(repository)
+
+
+@pytest.mark.parametrize("form", ["nydus", *CHUNKED])
+def test_headers_of_hard_links_count(repository: MemoryRepository, form: str) -> None:
+    """Mode, owner and time in them are the file's, as engines unpack it; symlinks have no mode."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, kind, mode, uid in (
+            ("a", b"0", 0o600, 1),
+            ("b", b"1", 0o755, 2),
+            ("s", b"2", 0o644, 3),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.uid, info.linkname = (
+                kind,
+                mode,
+                uid,
+                "a" if kind != b"0" else "",
+            )
+            tar.addfile(info)
+    original = push_image(repository, [stream.getvalue()], "1.0")
+    run(repository, formats=(form,))
+    variant = repository.resolve("1.0-lazy")
+    assert verify(repository, repository, original, variant, unpack=unpack_nydus).ok
+
+
+@pytest.mark.parametrize("form", ["nydus", *CHUNKED])
+def test_attributes_without_end_are_refused(repository: MemoryRepository, form: str) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(5000):
+            info = tarfile.TarInfo(f"f{number}")
+            info.pax_headers = {"SCHILY.xattr.user.a": "x" * 60_000}
+            tar.addfile(info)
+    push_image(repository, [stream.getvalue()], "1.0")
+    with pytest.raises(ImageError, match="names and attributes"):
+        run(repository, formats=(form,))

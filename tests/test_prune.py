@@ -9,6 +9,7 @@ import pytest
 
 from lazyci.errors import NotFoundError, RegistryError
 from lazyci.image import pending
+from lazyci.image.places import open_image
 from lazyci.image.prune import find_orphans, find_variants, remove
 from lazyci.image.records import RECORD_PREFIX
 from tests.images.small import push_image, push_index
@@ -124,3 +125,40 @@ def test_mark_of_a_dead_conversion_goes_when_it_expired(
     assert (found.kind, found.tag) == ("pending", "1.0-lazy-pending")
     remove(repository, [found])
     assert tags(repository) == ["1.0"]
+
+
+def test_other_tags_of_the_same_variant_stay(repository: MemoryRepository) -> None:
+    """By its digest it would take them along, and in place the image's own tag with them."""
+    push_image(repository, [BASE, TOP], "1.0")
+    run(repository, in_place=True)
+    run(repository)
+    assert repository.resolve("1.0").digest == repository.resolve("1.0-lazy").digest
+    remove(repository, find_variants(repository, "1.0", "-lazy"))
+    assert {"1.0", "1.0-regular"} <= set(tags(repository))
+    assert "1.0-lazy" not in tags(repository)
+
+
+def test_manifests_that_another_variant_names_stay(repository: MemoryRepository) -> None:
+    image = push_image(repository, [BASE, TOP], "amd64")
+    push_index(repository, [("amd64", image)], "multi")
+    for name in ("amd64", "multi"):
+        run(repository, name, formats=("nydus",))
+    remove(repository, find_variants(repository, "amd64", "-lazy"))
+    for entry in json.loads(repository.resolve("multi-lazy").body)["manifests"]:
+        repository.resolve(entry["digest"])
+
+
+def test_a_variant_with_a_missing_manifest_is_made_again(repository: MemoryRepository) -> None:
+    push_image(repository, [BASE, TOP], "1.0")
+    run(repository, formats=("nydus",))
+    index = json.loads(repository.resolve("1.0-lazy").body)
+    del repository.manifests[index["manifests"][1]["digest"]]
+    assert run(repository, formats=("nydus",)).variants[0].state == "made"
+    repository.resolve(index["manifests"][1]["digest"])
+
+
+def test_a_repository_without_a_tag_is_pruned_whole() -> None:
+    """The command's own example: `latest` is not meant where no tag is named."""
+    _, name = open_image("registry.example/team/app", default="")
+    assert name == ""
+    assert open_image("registry.example/team/app")[1] == "latest"

@@ -130,11 +130,11 @@ def _convert_all(
             progress.close()
         done.append(conversion)
         # At once, so that nothing is untold when a later image ends the command.
-        click.echo(_text(conversion), err=told_on_stderr)
+        click.echo(_text(conversion, options.suffix), err=told_on_stderr)
     return done, failed
 
 
-def _text(conversion: Conversion) -> str:
+def _text(conversion: Conversion, suffix: str) -> str:
     lines = [f"{conversion.reference} ({conversion.original})"]
     for variant in conversion.variants:
         lines.append(f"  {variant.state}: {variant.form} {variant.reference} {variant.digest}")
@@ -148,7 +148,8 @@ def _text(conversion: Conversion) -> str:
     )
     made = [each for each in conversion.variants if each.state == "made" and not each.original_tag]
     if made:
-        lines.append(f"  to take it back: lazyci prune --apply {conversion.target}")
+        options = "--apply" if suffix == "-lazy" else f"--apply --tag-suffix {suffix}"
+        lines.append(f"  to take it back: lazyci prune {options} {conversion.target}")
     return "\n".join(lines)
 
 

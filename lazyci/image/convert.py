@@ -26,6 +26,7 @@ from lazyci.image.variant import (
     ANNOTATION_FORMAT,
     ANNOTATION_KEY,
     original_tag,
+    own_children,
     variant_key,
     variant_tag,
 )
@@ -56,6 +57,11 @@ def convert(reference: str, options: Options, watch: Watch) -> Conversion:
         ToolError: nydus-image is needed and missing.
         RegistryError: The registry cannot be reached or refuses.
     """
+    if options.in_place and options.destination:
+        raise InputError(
+            "an image can be published in place or elsewhere, not both",
+            hint="Leave out --in-place or --to.",
+        )
     with contextlib.ExitStack() as stack:
         source, name = open_image(reference)
         stack.callback(source.close)
@@ -143,11 +149,14 @@ class _Run:
         for position, form in enumerate(made):
             variant = self._wanted(original, form, position)
             standing = self._standing(variant)
-            if standing is not None and standing.notes.get(ANNOTATION_KEY) == variant.key:
+            if standing is not None and self._is_right(standing, variant):
                 result.variants.append(self._variant(variant, standing.digest, "unchanged"))
                 continue
             if standing is not None:
+                self._check_ours(standing, variant)
                 check_replaceable(_reference(self.target, variant.tag))
+            for image in original.images:
+                form.check(image)
             wanted.append(variant)
         if not wanted:
             return result
@@ -187,6 +196,25 @@ class _Run:
             return self.target.resolve(variant.tag)
         except NotFoundError:
             return None
+
+    def _is_right(self, standing: Content, variant: _Wanted) -> bool:
+        """Whether a variant that is there is the one wanted, with all manifests that it names."""
+        if standing.notes.get(ANNOTATION_KEY) != variant.key:
+            return False
+        try:
+            for child in own_children(standing):
+                self.target.resolve(child)
+        except NotFoundError:
+            self.watch.say(f"{variant.tag} names what is gone, and is made again")
+            return False
+        return True
+
+    def _check_ours(self, standing: Content, variant: _Wanted) -> None:
+        if not self.options.in_place and ANNOTATION_FORMAT not in standing.notes:
+            raise PublishError(
+                f"{_reference(self.target, variant.tag)} is an image that lazyci did not make",
+                hint="Choose another --tag-suffix, or remove that tag.",
+            )
 
     def _at_once(self) -> int:
         # One core is not enough to read, build and send a layer; more layers need more memory.

@@ -20,6 +20,7 @@ from lazyci.image.manifest import (
     compression,
 )
 from lazyci.image.original import Image, Original
+from lazyci.image.rafs.blobs import MAX_BLOBS
 from lazyci.image.store import BuiltLayer, LayerBuilder, Repository, Upload
 from lazyci.image.transfer import put_bytes
 from lazyci.image.variant import Part, exchanged, index_of, isolated
@@ -27,7 +28,7 @@ from lazyci.image.variant import Part, exchanged, index_of, isolated
 __all__ = ["Form", "forms"]
 
 # Raised when the same layer comes out otherwise.
-_CHUNKED = 1
+_CHUNKED = 2
 _CODECS = ("isal", "zlib-ng", "zstandard")
 _OCI_TYPES = {"gzip": GZIP_LAYER, "zstd": ZSTD_LAYER}
 
@@ -49,6 +50,13 @@ class Form(Protocol):
 
     def builder(self, layer: Descriptor, upload: Upload) -> LayerBuilder:
         """Begin to convert a layer."""
+
+    def check(self, image: Image) -> None:
+        """See whether an image can have the format, before the work for it is done.
+
+        Raises:
+            ImageError: It cannot.
+        """
 
     def kept(self, source: Repository, layer: Descriptor, diff_id: str) -> BuiltLayer | None:
         """The layer itself, if it has the format already."""
@@ -102,6 +110,14 @@ class _Nydus:
 
     def builder(self, layer: Descriptor, upload: Upload) -> LayerBuilder:
         return self._maker.builder(layer, upload)
+
+    def check(self, image: Image) -> None:
+        count = len({layer.digest for layer in image.layers})
+        if not 0 < count <= MAX_BLOBS:
+            raise ImageError(
+                f"the image has {count} different layers, and nydus holds 1 to {MAX_BLOBS}",
+                hint="use --format estargz",
+            )
 
     def kept(self, source: Repository, layer: Descriptor, diff_id: str) -> BuiltLayer | None:
         del source, layer, diff_id
@@ -157,6 +173,9 @@ class _Chunked:
 
     def builder(self, layer: Descriptor, upload: Upload) -> LayerBuilder:
         return self._begin(upload, compression(layer.media_type), self._workers)
+
+    def check(self, image: Image) -> None:
+        """Any image can have it."""
 
     def kept(self, source: Repository, layer: Descriptor, diff_id: str) -> BuiltLayer | None:
         if not self._is(source, layer):

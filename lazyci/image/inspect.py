@@ -6,8 +6,13 @@ from dataclasses import dataclass, field
 
 from lazyci.errors import ImageError, NotFoundError
 from lazyci.image.check.toccheck import read_toc
-from lazyci.image.chunked.estargz import TOC_DIGEST
-from lazyci.image.manifest import ANNOTATION_ORIGINAL, MANIFESTS, Content, Descriptor
+from lazyci.image.manifest import (
+    ANNOTATION_ORIGINAL,
+    MANIFESTS,
+    Content,
+    Descriptor,
+    compression,
+)
 from lazyci.image.nydus.manifest import ANNOTATION_REF, NYDUS_BLOB, NYDUS_MANIFEST
 from lazyci.image.nydus.unpack import merged_bootstrap
 from lazyci.image.original import index_entries, parse_manifest
@@ -186,6 +191,6 @@ def _layer(repository: Repository, layer: Descriptor, entry: Descriptor) -> Laye
     toc = read_toc(repository, layer)
     if toc is None:
         return LayerFacts(layer.digest, layer.size, "plain")
-    form = "estargz" if TOC_DIGEST in layer.annotations else "zstdchunked"
+    form = "zstdchunked" if compression(layer.media_type) == "zstd" else "estargz"
     files = sum(1 for row in toc.rows if row.type != "chunk")
     return LayerFacts(layer.digest, layer.size, form, files, toc.digest)

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
-from lazyci.errors import UploadLostError
+from lazyci.errors import ImageError, UploadLostError
 from lazyci.image.manifest import Descriptor
 from lazyci.image.store import BuiltLayer, LayerBuilder, Repository, Upload
 
@@ -104,6 +104,10 @@ def _build(
 
         try:
             _attempt(source, destination, job, done, count)
+        except ImageError as error:
+            raise ImageError(
+                f"layer {job.layer.digest}: {error.message}", path=error.path, hint=error.hint
+            ) from error
         except UploadLostError:
             # The registry client, or the format, knows now what to do in another way.
             read(-passed)

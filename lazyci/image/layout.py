@@ -55,7 +55,12 @@ class Layout:
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self._folder = folder
         if create:
-            (folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            try:
+                (folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"no layout can be made there: {error.strerror}", path=str(folder)
+                ) from None
             if not (folder / "oci-layout").exists():
                 write_whole(folder / "oci-layout", json.dumps(_MARKER).encode())
         if not (folder / "oci-layout").is_file():

@@ -29,7 +29,7 @@ def open_image(
     # libcurl is loaded only where a registry is spoken to.
     from lazyci.image.registry import open_repository
 
-    return open_repository(text)
+    return open_repository(text, default)
 
 
 def check_replaceable(text: str) -> None:

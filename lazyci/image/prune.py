@@ -120,32 +120,43 @@ def find_variants(repository: Repository, name: str, suffix: str) -> list[Remova
 
 
 def remove(repository: Repository, removals: Sequence[Removal]) -> None:
-    """Remove what was found.
+    """Remove what was found, and nothing that another tag has or names.
 
     Raises:
-        RegistryError: The registry refuses; what was removed before stays removed.
+        RegistryError: A tag cannot be read, and nothing was removed; or the registry refuses, and
+            what was removed before stays removed.
     """
+    held = _held(repository, {removal.tag for removal in removals})
     for removal in removals:
+        if removal.digest in held:
+            # By its digest it would take the other tags along.
+            _untag(repository, removal)
+            continue
         # Only what was found: by now the tag may name something newer.
         remove_tagged(repository, removal.tag, removal.digest)
         for child in removal.children:
-            repository.delete_manifest(child)
+            if child not in held:
+                repository.delete_manifest(child)
+
+
+def _untag(repository: Repository, removal: Removal) -> None:
+    try:
+        if repository.resolve(removal.tag).digest == removal.digest:
+            repository.delete_manifest(removal.tag)
+    except NotFoundError:
+        pass
+
+
+def _held(repository: Repository, gone: set[str]) -> set[str]:
+    """Digests that stay in use when these tags are gone: of tags, and what their indexes name."""
+    contents = _resolved(repository, [tag for tag in repository.tags() if tag not in gone])
+    held = {content.digest for content in contents.values()}
+    return held.union(*map(_children, contents.values()))
 
 
 def _read(repository: Repository) -> _Contents:
     contents = _Contents()
-    tags = list(repository.tags())
-
-    def resolve(tag: str) -> Content | None:
-        try:
-            return repository.resolve(tag)
-        except NotFoundError:
-            # Removed since the tags were listed.
-            return None
-
-    for tag, content in zip(tags, _parallel(resolve, tags), strict=True):
-        if content is None:
-            continue
+    for tag, content in _resolved(repository, list(repository.tags())).items():
         if tag.startswith(RECORD_PREFIX):
             contents.records[tag] = content
         elif tag.endswith(PENDING_SUFFIX) and _is_pending(content):
@@ -155,6 +166,18 @@ def _read(repository: Repository) -> _Contents:
         else:
             contents.images[tag] = content
     return contents
+
+
+def _resolved(repository: Repository, tags: Sequence[str]) -> dict[str, Content]:
+    def resolve(tag: str) -> Content | None:
+        try:
+            return repository.resolve(tag)
+        except NotFoundError:
+            # Removed since the tags were listed.
+            return None
+
+    found = zip(tags, _parallel(resolve, tags), strict=True)
+    return {tag: content for tag, content in found if content is not None}
 
 
 def _parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

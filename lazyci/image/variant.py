@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from lazyci.errors import InputError
 from lazyci.image.manifest import (
     ANNOTATION_ORIGINAL,
     DOCKER_MANIFEST,
@@ -54,6 +56,7 @@ ANNOTATION_KEY = "dev.lazyci.key"
 FORMATS = ("nydus", "nydus-index", "estargz", "zstdchunked")
 # Raised when the shape of variants changes, so that older ones count as other ones.
 _SHAPE = 1
+_SUFFIX = re.compile(r"[\w.-]{1,40}", re.ASCII)
 # As BuildKit describes what is no image.
 _UNKNOWN = {"architecture": "unknown", "os": "unknown"}
 _DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -87,6 +90,10 @@ def variant_tag(reference: str, suffix: str) -> str:
         `1.0-lazy` for `1.0`, and `sha256-<hex>-lazy` for a digest. A tag that would be longer
         than registries allow is cut, and a part of its digest keeps it apart from others.
     """
+    if not _SUFFIX.fullmatch(suffix):
+        raise InputError(
+            f"{suffix[:80]!r} is no suffix for tags: 1 to 40 letters, digits, `_`, `.` and `-`"
+        )
     tag = reference.replace(":", "-") + suffix
     if len(tag) <= _MAX_TAG:
         return tag

@@ -219,7 +219,7 @@ def _node(row: Row) -> Node:
         raise ImageError(f"the TOC has {row.name[:200]!a} of the type {row.type[:50]!a}")
     node = Node(
         kind,
-        mode=row.mode & 0o7777,
+        mode=0o777 if kind == SYMLINK else row.mode & 0o7777,
         uid=row.uid,
         gid=row.gid,
         mtime=_nanoseconds(row.modtime),

@@ -78,7 +78,9 @@ class Toc:
             row.link_name = entry.linkname
         elif entry.type in ("char", "block"):
             row.dev_major, row.dev_minor = entry.devmajor, entry.devminor
-        row.mode, row.uid, row.gid = entry.mode, entry.uid, entry.gid
+        # Linux knows no modes of symbolic links.
+        row.mode = 0o777 if entry.type == "symlink" else entry.mode
+        row.uid, row.gid = entry.uid, entry.gid
         row.modtime = _modtime(entry.mtime, entry.mtime_ns)
         row.user_name, row.group_name = entry.uname, entry.gname
         if entry.xattrs:
@@ -119,6 +121,28 @@ class Toc:
         self._rows.append(row)
         if row.type == "hardlink":
             self._link(path, clean_name(row.link_name))
+            self._describe_anew(row)
+
+    def _describe_anew(self, link: TocEntry) -> None:
+        """Engines give the file of a hard link the attributes in the link's header."""
+        target = self._target(link)
+        if target is None:
+            return
+        if target.type != "symlink":
+            target.mode = link.mode
+        target.uid, target.gid, target.modtime = link.uid, link.gid, link.modtime
+        target.user_name, target.group_name = link.user_name, link.group_name
+        if link.xattrs:
+            target.xattrs = {**(target.xattrs or {}), **link.xattrs}
+
+    def _target(self, link: TocEntry) -> TocEntry | None:
+        target: TocEntry | None = link
+        seen = 0
+        while target is not None and target.type == "hardlink" and seen < 16:
+            at = self._index.get(clean_name(target.link_name), -1)
+            target = self._rows[at] if at >= 0 else None
+            seen += 1
+        return None if target is None or target.type in ("hardlink", "dir") else target
 
     def _add_parents(self, folder: str) -> None:
         while folder not in self._parents:
@@ -190,13 +214,7 @@ class Toc:
         for row in self._rows:
             if row is None or row.type != "hardlink":
                 continue
-            target: TocEntry | None = row
-            seen = 0
-            while target is not None and target.type == "hardlink" and seen < 16:
-                at = self._index.get(clean_name(target.link_name), -1)
-                target = self._rows[at] if at >= 0 else None
-                seen += 1
-            if target is None or target.type in ("hardlink", "dir"):
+            if self._target(row) is None:
                 self._object(f"{row.name!r} is a hard link to a file that the layer does not have")
                 return
 

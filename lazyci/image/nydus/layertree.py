@@ -112,6 +112,8 @@ class LayerTree:
     def _linked(self, entry: Entry, said: Node) -> Leaf:
         """The file that a hard link is one more name of; the link's header describes it anew."""
         leaf = self._target(entry)
+        if path_of(entry.name) == path_of(entry.linkname):
+            raise ImageError(f"{entry.name[:200]!r} is a hard link to itself")
         node = leaf.node
         self.is_plain &= stat.S_ISREG(node.mode) and _said(node) == _said(said)
         if not stat.S_ISLNK(node.mode):

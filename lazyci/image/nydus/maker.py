@@ -32,7 +32,7 @@ class NydusMaker:
     @property
     def settings(self) -> str:
         """What the result depends on beside the layer."""
-        return f"rafs6 2 {CHUNK_SIZE} zstd-{LEVEL} blake3 zstandard-{version('zstandard')}"
+        return f"rafs6 3 {CHUNK_SIZE} zstd-{LEVEL} blake3 zstandard-{version('zstandard')}"
 
     def builder(self, layer: Descriptor, upload: Upload) -> NydusBuilder:
         """Begin one layer.

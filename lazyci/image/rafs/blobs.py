@@ -11,10 +11,10 @@ from lazyci.errors import ImageError
 from lazyci.image.rafs.reader import Rafs
 from lazyci.image.rafs.tree import Leaf
 
-__all__ = ["ADDRESS", "BLOB", "CHUNK", "DEVICE", "Blobs", "Layer"]
+__all__ = ["ADDRESS", "BLOB", "CHUNK", "DEVICE", "MAX_BLOBS", "Blobs", "Layer"]
 
 # The blob index in an inode's chunk address has eight bits, of which 0 is the bootstrap itself.
-_MAX_BLOBS = 254
+MAX_BLOBS = 254
 # BLOB_MAX_SIZE_COMPRESSED.
 _MAX_BLOB = 1 << 40
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -168,8 +168,8 @@ class Blobs:
         if known is not None:
             return known
         number = self._ids[layer.source] = len(self._ids)
-        if number >= _MAX_BLOBS:
-            raise ImageError(f"the image has more than {_MAX_BLOBS} layers")
+        if number >= MAX_BLOBS:
+            raise ImageError(f"the image has more than {MAX_BLOBS} layers")
         features = features & _KEPT_FEATURES | (0 if chunks else _NO_CHUNKS)
         if self._has_index:
             toc = bytes.fromhex(layer.toc)

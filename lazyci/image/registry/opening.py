@@ -17,17 +17,21 @@ from lazyci.image.registry.transport import Transport
 __all__ = ["open_name", "open_repository", "tag_facts"]
 
 
-def open_repository(text: str) -> tuple[RegistryRepository, str]:
+def open_repository(text: str, default: str = "latest") -> tuple[RegistryRepository, str]:
     """Open the repository of a reference; nothing is sent yet.
 
+    Args:
+        text: The reference.
+        default: The tag where it names none.
+
     Returns:
-        The repository, and the digest or tag in it (`latest` by default).
+        The repository, and the digest or tag in it.
 
     Raises:
         InputError: It is no reference.
     """
     name = parse(text)
-    return open_name(name), name.reference
+    return open_name(name), name.digest or name.tag or default
 
 
 def open_name(

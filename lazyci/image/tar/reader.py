@@ -20,6 +20,9 @@ __all__ = ["MAX_META", "TarEvents", "TarReader"]
 
 # The largest long name, PAX header or sparse map, in bytes: what Go reads, and so the engines.
 MAX_META = 1 << 20
+# All of them together, in a layer: readers keep most of what they say. A million files with two
+# attributes each need a third of it.
+MAX_ALL_META = 256 << 20
 
 _ZERO_BLOCK = bytes(BLOCK)
 # POSIX ustar: name, mode, uid, gid, size, mtime, chksum, typeflag, linkname, magic and version,
@@ -70,6 +73,7 @@ class TarReader:
         self._meta: bytearray | None = None  # the payload of a long name or PAX header
         self._meta_type = b""
         self._meta_size = 0
+        self._all_meta = 0
         self._long_name = b""
         self._long_link = b""
         self._records: dict[bytes, bytes] = {}
@@ -230,6 +234,9 @@ class TarReader:
             self._file = None
 
     def _begin_meta(self, typeflag: bytes, size: int) -> None:
+        self._all_meta += max(size, 0)
+        if self._all_meta > MAX_ALL_META:
+            raise ImageError(f"the layer has over {MAX_ALL_META} bytes of names and attributes")
         if not 0 <= size <= MAX_META or len(self._raw) > 32:
             raise ImageError(f"a tar header of type {typeflag.decode()!r} has the size {size}")
         self._meta_type, self._meta_size = typeflag, size
