@@ -13,7 +13,7 @@ from lazyci.errors import ImageError
 __all__ = ["LOOK_AHEAD", "Drain", "Rooms"]
 
 # Bytes that may wait for the pool or for the upload.
-LOOK_AHEAD = 20 << 20
+LOOK_AHEAD = 16 << 20
 
 _Item = tuple[int, "Future[Any]", Callable[[Any], None]]
 

@@ -50,6 +50,7 @@ STATE = (
 )
 SOCKET = "/run/containerd/containerd.sock"
 STARTS_WITHIN = 30.0
+SETTLES_WITHIN = 60
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # $1: root, $2: the agent's own folder, then the state folders. What runs as process 1 reaps the
@@ -322,8 +323,16 @@ def _inside(root: Path, own: Path) -> Iterator[int]:
 
 
 def drop_caches() -> None:
-    """Write out what is dirty, and empty the machine's page cache."""
+    """Write out what is dirty, let the disks come to rest, and empty the machine's page cache."""
     os.sync()
+    # What was deleted before is still being given back to the disk.
+    before = ""
+    for _ in range(SETTLES_WITHIN):
+        now = Path("/proc/diskstats").read_text()
+        if now == before:
+            break
+        before = now
+        time.sleep(1)
     Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
 

@@ -1,8 +1,8 @@
 """Large blobs over several connections, where one is slower than what takes the bytes.
 
 Object stores, which registries redirect to, give each connection a part of what a machine can take
-(S3: about 85 to 90 MB/s, "Performance guidelines for Amazon S3", which advises ranges of 8 to
-16 MB side by side). So ranges are read ahead, and passed on in order.
+(S3: about 85 to 90 MB/s, "Performance guidelines for Amazon S3", which advises ranges side by
+side). So ranges are read ahead, and passed on in order; their size is a matter of memory.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["AHEAD", "WINDOW", "Pace", "read_ahead"]
 
-WINDOW = 8 << 20
+WINDOW = 4 << 20
 # Windows that one blob has on their way, or waiting.
-AHEAD = 4
+AHEAD = 3
 # A single connection is looked at after that many bytes, and when that many are left at least.
 _LOOK_AFTER = 16 << 20
 _WORTH = 32 << 20

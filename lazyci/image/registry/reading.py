@@ -211,7 +211,9 @@ class _RangeReader:
         self._is_more = False
         self._start, self._wanted = start, end - start
         self._skip = 0
-        self.data = bytearray()
+        self._filled = 0
+        # Grown piece by piece it would be copied again and again.
+        self.data = bytearray(self._wanted)
 
     def begin(self, answer: Answer) -> Sink:
         if answer.status == 206:
@@ -234,15 +236,17 @@ class _RangeReader:
     def _take(self, data: bytes) -> None:
         skipped = min(self._skip, len(data))
         self._skip -= skipped
-        missing = self._wanted - len(self.data)
-        self.data += data[skipped : skipped + missing]
+        missing = self._wanted - self._filled
+        piece = memoryview(data)[skipped : skipped + missing]
+        self.data[self._filled : self._filled + len(piece)] = piece
+        self._filled += len(piece)
         # An answer that ends by itself leaves a connection that can be used again.
         if self.is_whole and (self._is_more or len(data) - skipped > missing):
             raise _EnoughError
 
     @property
     def is_whole(self) -> bool:
-        return len(self.data) == self._wanted
+        return self._filled == self._wanted
 
 
 def size_by_range(session: Session, path: str, scopes: tuple[str, ...]) -> int | None:
