@@ -180,7 +180,13 @@ def tree_of(data: bytes) -> dict[str, Row]:
         if row[1] == "hardlink":
             target = clean(row[8])
             if target in tree:
-                tree[path] = tree[target]
+                # The header describes the file anew, under all its names.
+                old = tree[target]
+                mode = old[2] if old[1] == "symlink" else row[2]
+                new = (*old[:2], mode, *row[3:8], *old[8:10], {**old[10], **row[10]}, old[11])
+                for other in [other for other, known in tree.items() if known is old]:
+                    tree[other] = new
+                tree[path] = new
             else:
                 late.append((path, target))
                 tree.pop(path, None)
